@@ -1,0 +1,212 @@
+"""Comparing optimizers on tasks: the same initial parameters and batches for everyone, baselines default and tuned.
+
+A tuned baseline is the learning rate, out of a declared list, with the lowest final outer-validation loss averaged over
+the seeds, chosen per task; what is reported is the loss on the test split, which chose nothing.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from lopt import rng
+from lopt.comm import SerialComm
+from lopt.errors import UsageError
+from lopt.optimizer import Optimizer, optimizer
+from lopt.rollout import FLAG, OK, Runner, Schedule
+from lopt.task import TEST, Task
+
+RATES = tuple(float(f"{m}e{e}") for e in (-4, -3, -2, -1) for m in (1, 3)) + (1.0,)
+TEST_BATCHES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """One optimizer in a comparison.
+
+    family  what it is a variant of: "learned" or the baseline's name
+    rate    learning rate of a tuning variant; None for the learned optimizer and for a baseline's default
+    """
+
+    family: str
+    opt: Optimizer
+    theta: np.ndarray
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in tables and plots."""
+        return self.family if self.rate is None else f"{self.family} lr={self.rate:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Raw outcome; statistics are computed when they are read.
+
+    tasks, entrants      names, in axis order; `families` and `rates` (NaN: default) per entrant
+    steps                (M,) inner steps done at each outer-validation loss
+    outer_loss           (task, entrant, seed, M)
+    test_loss            (task, entrant, seed) after the last step
+    status               (task, entrant, seed) 0 ok, 1 ceiling, 2 diverged
+    seconds              (task, entrant, seed) wall time of the rollout
+    """
+
+    tasks: tuple[str, ...]
+    entrants: tuple[str, ...]
+    families: tuple[str, ...]
+    rates: np.ndarray
+    steps: np.ndarray
+    outer_loss: np.ndarray
+    test_loss: np.ndarray
+    status: np.ndarray
+    seconds: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the final-loss table: a family's default or tuned variant on one task."""
+
+    task: str
+    family: str
+    variant: str  # "learned", "default" or "tuned"
+    entrant: int  # index into Results.entrants
+    rate: float  # NaN: default
+    mean: float
+    se: float
+    n_bad: int
+
+
+def baseline_entrants(names: Sequence[str], rates: Sequence[float] = RATES) -> list[Entrant]:
+    """Each baseline at its default and at every learning rate.
+
+    Raises:
+        UsageError: a baseline without a learning rate, or an unknown one.
+    """
+    found = []
+    for name in names:
+        default = optimizer(name)
+        if not hasattr(default, "learning_rate"):
+            raise UsageError(f"baseline {name!r} has no learning rate to tune")
+        found.append(Entrant(name, default, default.init_theta()))
+        for rate in rates:
+            variant = dataclasses.replace(default, learning_rate=rate)
+            found.append(Entrant(name, variant, variant.init_theta(), rate))
+    return found
+
+
+def evaluate(
+    tasks: Sequence[Task],
+    entrants: Sequence[Entrant],
+    steps: int,
+    seeds: int,
+    schedule: Schedule,
+    comm=None,
+    progress=None,
+) -> Results:
+    """Train every task with every entrant from `seeds` starting points; work is handed out to ranks as they ask.
+
+    Seed k is the address (k, 0, 0) for every entrant, so all see the same initial parameters and batches.
+
+    Raises:
+        UsageError: steps < schedule.outer_every, or seeds < 1.
+    """
+    if seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {seeds}")
+    if steps < schedule.outer_every:
+        raise UsageError(f"steps must be at least {schedule.outer_every}, got {steps}")
+    comm = comm or SerialComm()
+    shape = (len(tasks), len(entrants), seeds)
+    m = schedule.n_outer(0, steps)
+    flat = np.zeros((*shape, m + 3), np.float64)  # curve, test loss, status, seconds; zero where not ours
+    total = int(np.prod(shape))
+    runners: dict[tuple[int, int], Runner] = {}
+    counter = comm.work_counter()
+    while (item := counter.next()) < total:
+        i, j, k = np.unravel_index(item, shape)
+        if (i, j) not in runners:
+            runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
+        flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
+        if progress is not None:
+            progress.update(1)
+    comm.allreduce_scalars(flat.reshape(-1))
+    return Results(
+        tuple(t.name for t in tasks),
+        tuple(e.label for e in entrants),
+        tuple(e.family for e in entrants),
+        np.array([np.nan if e.rate is None else e.rate for e in entrants]),
+        np.arange(1, m + 1) * schedule.outer_every,
+        flat[..., :m],
+        flat[..., m],
+        flat[..., m + 1].astype(np.int64),
+        flat[..., m + 2],
+    )
+
+
+def _train_once(runner: Runner, theta: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    stream = rng.stream(seed)
+    begin = time.perf_counter()
+    particle = runner.start(theta, stream)
+    _, outer = runner.advance(theta, particle, steps, stream)
+    seconds = time.perf_counter() - begin
+    test = runner.schedule.ceiling
+    if not particle.diverged:
+        test = runner.split_loss(particle.params, TEST, stream, 0, TEST_BATCHES)
+    return np.array([*outer, test, particle.status[FLAG], seconds])
+
+
+def table(results: Results) -> list[Row]:
+    """Final test loss of the learned optimizer and of each baseline, default and tuned, per task."""
+    rows = []
+    for i, task in enumerate(results.tasks):
+        final = results.outer_loss[i, :, :, -1].mean(axis=1)
+        for family in dict.fromkeys(results.families):
+            mine = [j for j, f in enumerate(results.families) if f == family]
+            plain = [j for j in mine if np.isnan(results.rates[j])]
+            tuned = [j for j in mine if not np.isnan(results.rates[j])]
+            rows += [_row(results, i, task, j, _plain_name(family)) for j in plain]
+            if tuned:
+                rows.append(_row(results, i, task, min(tuned, key=lambda j: final[j]), "tuned"))
+    return rows
+
+
+def _plain_name(family: str) -> str:
+    return "learned" if family == "learned" else "default"
+
+
+def _row(results: Results, i: int, task: str, j: int, variant: str) -> Row:
+    losses = results.test_loss[i, j]
+    se = float(losses.std(ddof=1) / np.sqrt(losses.size)) if losses.size > 1 else float("nan")
+    n_bad = int((results.status[i, j] != OK).sum())
+    return Row(
+        task, results.families[j], variant, j, float(results.rates[j]), float(losses.mean()), se, n_bad
+    )
+
+
+def verdict(rows: Sequence[Row], task: str, steps: int) -> str:
+    """One honest line: the learned optimizer's test loss against the best default and the best tuned baseline."""
+    mine = [r for r in rows if r.task == task]
+    learned = next((r for r in mine if r.variant == "learned"), None)
+    best = {
+        v: min((r for r in mine if r.variant == v), key=lambda r: r.mean, default=None)
+        for v in ("default", "tuned")
+    }
+    texts = []
+    for variant, rival in best.items():
+        if rival is None:
+            continue
+        name = rival.family if variant == "default" else f"{rival.family} at lr {rival.rate:g}"
+        label = f"best {variant} baseline ({name}, {rival.mean:.4f} +- {rival.se:.4f})"
+        if learned is None:
+            texts.append(label)
+            continue
+        margin = 2 * float(np.hypot(learned.se, rival.se))
+        if abs(learned.mean - rival.mean) <= margin:
+            word = "ties with"
+        else:
+            word = "beats" if learned.mean < rival.mean else "loses to"
+        texts.append(f"{word} the {label}")
+    head = f"{task}, test loss after {steps} steps"
+    if learned is not None:
+        head += f": learned {learned.mean:.4f} +- {learned.se:.4f}"
+    return f"{head} {'; '.join(texts)}." if texts else f"{head}."

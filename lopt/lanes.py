@@ -1,0 +1,165 @@
+"""What a team of lanes is on each target: `lane()`, `lanes()`, `sync()`, `matmul()`.
+
+A team works on one problem.  On the CPU a team is one lane; on CUDA a team is a thread block and a lane is a thread.
+Kernels are module-level `@kernel` functions that loop over `range(lane(), n, lanes())` and put `sync()` between phases;
+the four hooks get their meaning from Numba's per-target overloads, so one source serves all targets.
+
+Rules for kernels
+    * `sync()` only at the top level of a function or in loops whose bounds are equal for all lanes.
+    * No explicit signature on a core kernel: it would freeze the dispatcher and CUDA would refuse the function.
+    * Constants take the dtype of the data (`x.dtype.type(0.5)`), so that float32 stays float32.
+    * Reductions go through `sum32`, whose order of summation does not depend on the number of lanes.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+from threadpoolctl import threadpool_limits
+
+PARTIALS = 32  # partial sums of a reduction, fixed so that its bits do not depend on the number of lanes
+
+kernel = njit(cache=True, error_model="numpy")  # numpy error model: x / 0 is inf, and division vectorises
+
+
+class entry_point:  # noqa: N801 - a decorator, named like one
+    """Decorator: the CPU's first-class entry of a core kernel, compiled for one signature on first use.
+
+    Functions of equal signature are interchangeable at run time, so a loop that calls them compiles once and is cached
+    on disk.  Compilation waits for the first use because importing lopt must stay cheap.  As a class attribute it
+    reads as the compiled function; elsewhere use `.compiled`.
+    """
+
+    def __init__(self, signature: Any) -> None:
+        self._signature = signature
+
+    def __call__(self, function: Callable[..., Any]) -> "entry_point":
+        self._function = function
+        return self
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        return self.compiled
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """The compiled function."""
+        return njit(self._signature, cache=True, error_model="numpy")(self._function)
+
+
+def lane() -> int:
+    """Index of this lane in its team, 0 <= lane() < lanes()."""
+    return 0
+
+
+def lanes() -> int:
+    """Number of lanes in the team; 1 on the CPU."""
+    return 1
+
+
+def sync() -> None:
+    """Wait until all lanes of the team arrive; nothing on the CPU."""
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out = a @ b.  All lanes call it; it synchronises before and after.
+
+    Shapes: a (m, k), b (k, n), each C- or F-contiguous; out (m, n) C-contiguous, OVERWRITTEN, distinct from a and b.
+    """
+    np.dot(a, b, out)
+
+
+@overload(lane, target="cpu")
+def _lane_cpu():
+    return lambda: 0
+
+
+@overload(lanes, target="cpu")
+def _lanes_cpu():
+    return lambda: 1
+
+
+@overload(sync, target="cpu")
+def _sync_cpu():
+    return lambda: None
+
+
+@overload(matmul, target="cpu")
+def _matmul_cpu(a, b, out):
+    def impl(a, b, out):
+        np.dot(a, b, out)
+
+    return impl
+
+
+@kernel
+def sum32(values, n, partials):
+    """Sum of values[:n], the same bits for any number of lanes.
+
+    Math: partial k sums elements k, k + 32, ...; every lane then adds the 32 partials in ascending order.
+    `partials` is scratch of at least 32 elements.  Two barriers; on return every lane holds the sum.
+    """
+    for k in range(lane(), PARTIALS, lanes()):
+        s = values.dtype.type(0)
+        for i in range(k, n, PARTIALS):
+            s += values[i]
+        partials[k] = s
+    sync()
+    total = values.dtype.type(0)
+    for k in range(PARTIALS):
+        total += partials[k]
+    sync()
+    return total
+
+
+@functools.cache
+def pin_blas_threads() -> None:
+    """Give this process one BLAS thread, whatever the environment says.
+
+    A rank is one core; a second BLAS thread would fight with the neighbouring rank and change nothing in the results.
+    Called once by everything that runs kernels on the host.
+    """
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for child processes
+    threadpool_limits(limits=1, user_api="blas")
+
+
+def register_cuda() -> None:
+    """Give the hooks their CUDA meaning.  Needs numba-cuda, not a GPU; importing lopt does not call it."""
+    _register_cuda()
+
+
+@functools.cache
+def _register_cuda() -> None:
+    from numba import cuda
+
+    @overload(lane, target="cuda")
+    def _lane_cuda():
+        return lambda: cuda.threadIdx.x
+
+    @overload(lanes, target="cuda")
+    def _lanes_cuda():
+        return lambda: cuda.blockDim.x
+
+    @overload(sync, target="cuda")
+    def _sync_cuda():
+        return lambda: cuda.syncthreads()
+
+    @overload(matmul, target="cuda")
+    def _matmul_cuda(a, b, out):
+        def impl(a, b, out):
+            cuda.syncthreads()
+            m, n = out.shape
+            depth = a.shape[1]
+            for i in range(cuda.threadIdx.x, m * n, cuda.blockDim.x):
+                row = i // n
+                col = i - row * n
+                s = out.dtype.type(0)
+                for k in range(depth):
+                    s += a[row, k] * b[k, col]
+                out[row, col] = s
+            cuda.syncthreads()
+
+        return impl

@@ -1,0 +1,130 @@
+"""Meta-training of an optimizer, seen as an unrolled problem that evolution strategies can work on.
+
+A pair's episode is one inner training run: a task, a horizon and all its random numbers follow from the address
+(seed, episode, pair), so both members of the pair, every rank and every resumed run see the same problem.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lopt import rng
+from lopt.errors import ConfigError, TaskError
+from lopt.es.problem import Window
+from lopt.optimizer import Optimizer
+from lopt.rollout import Particle, Runner, Schedule
+from lopt.task import OUTER_VALID, Task
+
+INITIAL_SEEDS = 4  # initialisations averaged to find a task's loss before training
+INITIAL_BATCHES = 8
+
+
+class Scale(NamedTuple):
+    """Affine map of a task's loss: 1 before training, 0 at the lowest known loss."""
+
+    low: float
+    high: float
+
+    def normalise(self, loss: np.ndarray, clip: tuple[float, float]) -> np.ndarray:
+        """(loss - low) / (high - low), clipped; the paper's normalisation, the clip is ours (methods 1.1)."""
+        return np.clip((loss - self.low) / (self.high - self.low), *clip)
+
+
+def initial_scale(runner: Runner) -> Scale:
+    """Lowest known loss and mean outer-validation loss at initialisation, over fixed addresses.
+
+    Raises:
+        TaskError: the task starts at its lowest loss, or its initial loss is not finite.
+    """
+    task = runner.task
+    losses = [
+        runner.split_loss(task.init(stream), OUTER_VALID, stream, 0, INITIAL_BATCHES)
+        for stream in (rng.stream(rng.SCALE_SEED, pair=i) for i in range(INITIAL_SEEDS))
+    ]
+    scale = Scale(float(task.lowest_loss), float(np.mean(losses)))
+    if not scale.high > scale.low or scale.high >= runner.schedule.ceiling:
+        raise TaskError(
+            f"task {task.name} cannot be normalised: initial loss {scale.high}, lowest {scale.low}"
+        )
+    return scale
+
+
+class MetaProblem:
+    """An optimizer's meta-loss on a weighted set of tasks (an `lopt.es.problem.UnrolledProblem`).
+
+    Args:
+        tasks: the tasks; pair i of an episode draws one of them with probability proportional to `weights`.
+        horizon: inner steps of an episode, (low, high), drawn log-uniformly and rounded to `schedule.outer_every`.
+        truncation: K, inner steps of a window; losses of a window are summed and divided by K.
+        clip: range of the normalised loss.
+        seed: first word of all addresses.
+
+    Raises:
+        ConfigError: truncation is no multiple of `schedule.outer_every` (a window would hold no outer loss).
+        TaskError: a task that cannot be normalised.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        weights: Sequence[float],
+        opt: Optimizer,
+        schedule: Schedule,
+        horizon: tuple[int, int],
+        truncation: int,
+        clip: tuple[float, float],
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        if truncation % schedule.outer_every:
+            raise ConfigError(
+                f"es.truncation = {truncation} is no multiple of inner.outer_every = {schedule.outer_every}"
+            )
+        self.opt, self.seed = opt, seed
+        self.n_theta = opt.theta_layout.size
+        self._runners = [Runner(task, opt, schedule, device) for task in tasks]
+        self._scales = [initial_scale(runner) for runner in self._runners]
+        self._cumulative = np.cumsum(np.asarray(weights, float) / np.sum(weights))
+        self._horizon, self._truncation, self._clip = horizon, truncation, clip
+        self.tasks = tuple(tasks)
+
+    def group(self, episode: int, pair: int) -> int:
+        """Index of the episode's task."""
+        u = rng.uniforms(1, rng.stream(self.seed, episode, pair), rng.TASK)[0]
+        return min(int(np.searchsorted(self._cumulative, u, side="right")), len(self.tasks) - 1)
+
+    def horizon(self, episode: int, pair: int) -> int:
+        """Inner steps T of the episode, a multiple of the outer-validation interval."""
+        low, high = self._horizon
+        u = float(rng.uniforms(1, rng.stream(self.seed, episode, pair), rng.HORIZON)[0])
+        every = self._runners[0].schedule.outer_every
+        steps = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+        return max(every, round(steps / every) * every)
+
+    def cost(self, episode: int, pair: int) -> float:
+        """Predicted cost of one inner step, in multiply-adds of the task and elements of the optimizer's state."""
+        task = self.tasks[self.group(episode, pair)]
+        return float(3 * task.layout.size * task.batch_size + self.opt.state_size(task.layout))
+
+    def start(self, theta: np.ndarray, episode: int, pair: int) -> dict[str, np.ndarray]:
+        """Particle at the task's initial parameters."""
+        runner = self._runners[self.group(episode, pair)]
+        return _pack(runner.start(theta, rng.stream(self.seed, episode, pair)))
+
+    def run(
+        self, theta: np.ndarray, state: dict, episode: int, pair: int, t0: int, steps: int
+    ) -> Window:
+        """Inner steps [t0, t0 + steps); the loss is the sum of normalised outer losses per step, divided by K."""
+        group = self.group(episode, pair)
+        particle = Particle(state["params"], state["state"], state["status"], t0)
+        runner = self._runners[group]
+        _, outer = runner.advance(theta, particle, steps, rng.stream(self.seed, episode, pair))
+        normalised = self._scales[group].normalise(outer, self._clip)
+        loss = float(normalised.mean()) * steps / self._truncation
+        return Window(loss, _pack(particle), particle.diverged, steps)
+
+
+def _pack(particle: Particle) -> dict[str, np.ndarray]:
+    return {"params": particle.params, "state": particle.state, "status": particle.status}

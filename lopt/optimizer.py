@@ -1,0 +1,210 @@
+"""What an optimizer is, hand-made or learned, and the registry of optimizers.
+
+An optimizer turns meta-parameters theta, parameters, a gradient and an explicit state into new parameters and a new
+state.  Hand-made optimizers have their hyper-parameters as theta, so the outer loop can learn those too.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numba import types
+
+from lopt.errors import OptimizerError
+from lopt.layout import Layout
+from lopt.lanes import pin_blas_threads
+from lopt.registry import build
+
+
+class OptData(NamedTuple):
+    """Constant arrays of an optimizer applied to one parameter layout."""
+
+    sizes: np.ndarray  # int64: tensor table and sizes, meaning declared by the optimizer
+    hyper: np.ndarray  # float32: constants that are not learned
+
+
+_F32 = types.float32[::1]
+OPT_DATA_TYPE = types.NamedTuple([types.int64[::1], _F32], OptData)
+
+# step(theta, params, grad, state, loss, is_valid, data, work) -> status
+STEP_SIG = types.int64(
+    _F32, _F32, _F32, _F32, types.float64, types.int64, OPT_DATA_TYPE, _F32
+)
+
+TABLE_COLUMNS = 7  # offset, size, rank, then the first four axis lengths (1 where missing)
+
+
+def tensor_table(layout: Layout) -> np.ndarray:
+    """Flat int64 table [n_tensors, then per tensor: offset, size, rank, d0, d1, d2, d3].
+
+    Axes beyond the fourth are folded into d3; missing axes are 1.
+    """
+    rows = []
+    for shape, offset, size in zip(layout.shapes, layout.offsets, layout.sizes, strict=True):
+        dims = [*shape[:3], int(np.prod(shape[3:], dtype=np.int64))] if len(shape) > 4 else [*shape]
+        rows += [offset, size, len(shape), *(dims + [1] * 4)[:4]]
+    return np.array([len(layout), *rows], np.int64)
+
+
+class State(NamedTuple):
+    """State of an optimizer on the user's own parameters: flat arrays that can be saved and restored.
+
+    `flat` (S,) float32 as the kernels see it; `theta` (D,) float32 the meta-parameters in use.
+    """
+
+    flat: np.ndarray
+    theta: np.ndarray
+    layout: Layout
+
+
+class Optimizer(abc.ABC):
+    """Interface of an optimizer.  Optimizers are frozen dataclasses; `register_optimizer` names them.
+
+    The kernel `core(theta, params, grad, state, loss, is_valid, data, work) -> status`:
+        theta     (D,)  float   meta-parameters
+        params    (N,)  float   UPDATED in place
+        grad      (N,)  float   gradient; may be used as scratch
+        state     (S,)  float   UPDATED in place; holds the step counter
+        loss      float64       training loss of this step, or validation loss if is_valid
+        is_valid  int           1: only statistics and the step counter may move, params stay
+        data      OptData
+        work      (work_size(layout),) float  scratch
+        status    0 ok, anything else: the step was refused (non-finite input)
+    """
+
+    name: ClassVar[str]
+    core: ClassVar[Callable[..., int]]
+    entry: ClassVar[Callable[..., int]]
+    uses_valid_loss: ClassVar[bool] = False
+    uses_loss: ClassVar[bool] = False
+
+    @property
+    @abc.abstractmethod
+    def theta_layout(self) -> Layout:
+        """Names and shapes of the meta-parameters."""
+
+    @abc.abstractmethod
+    def init_theta(self, seed: int = 0) -> np.ndarray:
+        """Initial meta-parameters, (D,) float32."""
+
+    @abc.abstractmethod
+    def state_size(self, layout: Layout) -> int:
+        """Elements of state for parameters of that layout."""
+
+    @abc.abstractmethod
+    def init_state(self, theta: np.ndarray, layout: Layout) -> np.ndarray:
+        """State before the first step, (S,) float32."""
+
+    def sizes(self, layout: Layout) -> np.ndarray:
+        """The int64 table the kernel reads; by default `tensor_table`."""
+        return tensor_table(layout)
+
+    def hyper(self) -> np.ndarray:
+        """float32 constants the kernel reads; none by default."""
+        return np.zeros(0, np.float32)
+
+    def work_size(self, layout: Layout) -> int:
+        """Elements of scratch the kernel needs; none by default."""
+        return 0
+
+    def opt_data(self, layout: Layout) -> OptData:
+        """Constant arrays for parameters of that layout."""
+        return OptData(self.sizes(layout), self.hyper())
+
+    @classmethod
+    def examples(cls) -> list[Self]:
+        """Instances for the registry-driven tests; the defaults unless a family says more."""
+        return [cls()]
+
+    def config(self) -> dict[str, Any]:
+        """The options that rebuild this optimizer: `optimizer(**opt.config())` equals it."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    # The surface for a model of the user's own: a dict of arrays in, a dict of arrays out.
+
+    def init(self, params: Mapping[str, np.ndarray], theta: np.ndarray | None = None) -> State:
+        """State for a dict of NumPy arrays.
+
+        Args:
+            params: named float arrays of any shape.
+            theta: (D,) meta-parameters, for instance from `load_weights`; the initial ones if omitted.
+
+        Raises:
+            OptimizerError: theta has the wrong shape or is not finite.
+        """
+        layout = Layout.of(params)
+        theta = self.init_theta() if theta is None else self.check_theta(theta)
+        return State(self.init_state(theta, layout), theta, layout)
+
+    def update(
+        self,
+        params: Mapping[str, np.ndarray],
+        grads: Mapping[str, np.ndarray],
+        state: State,
+        loss: float | None = None,
+        valid_loss: float | None = None,
+    ) -> tuple[dict[str, np.ndarray], State]:
+        """One step.  Inputs are left untouched; new parameters and a new state are returned.
+
+        A `valid_loss` is shown to the optimizer first, as a validation call of its own, then the training step is made:
+        the order of a fused rollout, so both surfaces give the same numbers.
+
+        Raises:
+            OptimizerError: tensors do not match the state's layout, a gradient or loss is not finite, or the optimizer
+                needs a loss and none was given.
+        """
+        pin_blas_threads()
+        if self.uses_loss and loss is None:
+            raise OptimizerError(f"optimizer {self.name!r} needs the training loss: pass loss=...")
+        flat, grad = state.layout.flatten(params), state.layout.flatten(grads)
+        for what, value in (("grads", grad), ("loss", loss), ("valid_loss", valid_loss)):
+            if value is not None and not np.isfinite(value).all():
+                raise OptimizerError(f"{what} has non-finite values; the step was not made")
+        new = state.flat.copy()
+        data, work = self.opt_data(state.layout), np.empty(self.work_size(state.layout), np.float32)
+        if valid_loss is not None and self.uses_valid_loss:
+            self.entry(state.theta, flat, grad, new, float(valid_loss), 1, data, work)
+        status = self.entry(state.theta, flat, grad, new, float(loss or 0.0), 0, data, work)
+        if status != 0:
+            raise OptimizerError(f"optimizer {self.name!r} refused the step (status {status})")
+        return state.layout.views(flat), state._replace(flat=new)
+
+    def check_theta(self, theta: np.ndarray) -> np.ndarray:
+        """theta as contiguous float32 of the right shape.
+
+        Raises:
+            OptimizerError: wrong shape or non-finite values.
+        """
+        theta = np.ascontiguousarray(theta, np.float32)
+        if theta.shape != (self.theta_layout.size,):
+            raise OptimizerError(
+                f"theta has shape {theta.shape}, optimizer {self.name!r} needs ({self.theta_layout.size},)"
+            )
+        if not np.isfinite(theta).all():
+            raise OptimizerError("theta has non-finite values")
+        return theta
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {}
+
+
+def register_optimizer(name: str) -> Callable[[type[Optimizer]], type[Optimizer]]:
+    """Class decorator: make an optimizer known by name to the library, the command line and the tests."""
+
+    def add(cls: type[Optimizer]) -> type[Optimizer]:
+        cls.name = name
+        OPTIMIZERS[name] = cls
+        return cls
+
+    return add
+
+
+def optimizer(name: str, **options: Any) -> Optimizer:
+    """Build an optimizer by name.
+
+    Raises:
+        OptimizerError: unknown name or option, or a value it refuses; names the nearest valid one.
+    """
+    return build(OPTIMIZERS, "optimizer", OptimizerError, name, options)

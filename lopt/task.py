@@ -1,0 +1,141 @@
+"""What a task is, and the registry of task families.
+
+A task is an immutable optimisation problem: a parameter vector, mini-batches as a pure function of an address, a loss
+and its hand-written gradient.  A family is a frozen dataclass of its options; all its sizes are run-time integers, so
+thousands of tasks share one compiled kernel.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numba import types
+
+from lopt.errors import TaskError
+from lopt.layout import Layout
+from lopt.registry import build
+
+SPLITS = ("train", "inner_valid", "outer_valid", "test")
+TRAIN, INNER_VALID, OUTER_VALID, TEST = range(4)
+
+
+class TaskData(NamedTuple):
+    """Constant arrays of a task, shared between all tasks of a process that use the same data set."""
+
+    floats: np.ndarray  # float32: inputs, matrices
+    ints: np.ndarray  # int32: labels, tokens
+    sizes: np.ndarray  # int64: sizes and codes, meaning declared by the family
+    hyper: np.ndarray  # float32: real-valued constants (regularisation, loss scale, ...)
+
+
+_F32 = types.float32[::1]
+TASK_DATA_TYPE = types.NamedTuple([_F32, types.int32[::1], types.int64[::1], _F32], TaskData)
+
+# evaluate(params, grad, data, rows, stream, split, step, work, with_grad) -> loss
+EVALUATE_SIG = types.float64(
+    _F32,
+    _F32,
+    TASK_DATA_TYPE,
+    types.int64[::1],
+    types.uint32[::1],
+    types.int64,
+    types.int64,
+    _F32,
+    types.int64,
+)
+
+
+class Task(abc.ABC):
+    """Interface of a task.  Families are frozen dataclasses; `register_task` names them.
+
+    The kernel `core(params, grad, data, rows, stream, split, step, work, with_grad) -> loss`:
+        params    (N,)  float   where to evaluate
+        grad      (N,)  float   OVERWRITTEN with d loss / d params if with_grad, else untouched
+        data      TaskData
+        rows      (B,)  int64   rows of the data set that make up the batch; ignored by tasks without data
+        stream    (3,)  uint32  address (seed, outer, pair) of the task's own noise
+        split     int           index into SPLITS; step: inner step, both part of the noise's address
+        work      (work_size(B),) float  scratch, contents undefined before and after
+    """
+
+    family: ClassVar[str]
+    core: ClassVar[Callable[..., float]]
+    entry: ClassVar[Callable[..., float]]
+    lowest_loss: ClassVar[float] = 0.0
+
+    batch_size: int
+
+    @functools.cached_property
+    @abc.abstractmethod
+    def layout(self) -> Layout:
+        """Names and shapes of the parameters."""
+
+    @functools.cached_property
+    @abc.abstractmethod
+    def data(self) -> TaskData:
+        """Constant arrays the kernel reads."""
+
+    @functools.cached_property
+    def splits(self) -> tuple[tuple[int, int], ...]:
+        """Four disjoint row ranges [lo, hi) in the order of SPLITS; ((0, 1),) * 4 for tasks without data."""
+        return ((0, 1),) * 4
+
+    @abc.abstractmethod
+    def work_size(self, batch: int) -> int:
+        """Elements of scratch the kernel needs for a batch of that many rows."""
+
+    @abc.abstractmethod
+    def init(self, stream: np.ndarray) -> np.ndarray:
+        """Initial parameters, (N,) float32, a pure function of the stream (seed, outer, pair)."""
+
+    @abc.abstractmethod
+    def reference(
+        self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
+    ) -> tuple[float, np.ndarray]:
+        """Loss and gradient in plain NumPy float64: slow, obvious, the oracle of the kernel."""
+
+    @classmethod
+    @abc.abstractmethod
+    def examples(cls) -> list[Self]:
+        """A few small instances that together cover the family; the registry-driven tests run on them."""
+
+    def config(self) -> dict[str, Any]:
+        """The options that rebuild this task: `task(**task.config())` equals it."""
+        return {"family": self.family, **dataclasses.asdict(self)}
+
+    @property
+    def name(self) -> str:
+        """A readable name with the options that differ from the defaults."""
+        parts = []
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if value != f.default:
+                text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                parts.append(f"{f.name}={text}")
+        return f"{self.family}({', '.join(parts)})"
+
+
+TASKS: dict[str, type[Task]] = {}
+
+
+def register_task(family: str) -> Callable[[type[Task]], type[Task]]:
+    """Class decorator: make a family known by name to the library, the command line and the tests."""
+
+    def add(cls: type[Task]) -> type[Task]:
+        cls.family = family
+        TASKS[family] = cls
+        return cls
+
+    return add
+
+
+def task(family: str, **options: Any) -> Task:
+    """Build a task by family name.
+
+    Raises:
+        TaskError: unknown family or option, or a value the family refuses; names the nearest valid one.
+    """
+    return build(TASKS, "task family", TaskError, family, options)
