@@ -17,6 +17,7 @@ from lopt.optimizer import Optimizer
 from lopt.rollout import Particle, Runner, Schedule
 from lopt.task import OUTER_VALID, Task
 
+SCALE_SEED = 2**32 - 1  # an address of its own, so that scales do not depend on the run's seed
 INITIAL_SEEDS = 4  # initialisations averaged to find a task's loss before training
 INITIAL_BATCHES = 8
 
@@ -41,7 +42,7 @@ def initial_scale(runner: Runner) -> Scale:
     task = runner.task
     losses = [
         runner.split_loss(task.init(stream), OUTER_VALID, stream, 0, INITIAL_BATCHES)
-        for stream in (rng.stream(rng.SCALE_SEED, pair=i) for i in range(INITIAL_SEEDS))
+        for stream in (rng.stream(SCALE_SEED, pair=i) for i in range(INITIAL_SEEDS))
     ]
     scale = Scale(float(task.lowest_loss), float(np.mean(losses)))
     if not scale.high > scale.low or scale.high >= runner.schedule.ceiling:

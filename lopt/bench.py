@@ -1,0 +1,193 @@
+"""How fast this machine runs lopt, with the sgemm rate of the same process as the yardstick.
+
+Machines differ and are noisy: every figure is a median of repeats, quoted with the 2048^3 sgemm rate that the same
+process reached, and beside the target of the project where one exists.
+"""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lopt import rng
+from lopt.arch import optimizer
+from lopt.errors import CommError
+from lopt.lanes import pin_blas_threads
+from lopt.rollout import Runner, Schedule
+from lopt.tasks import task
+
+Figure = dict[str, Any]
+ROLLOUT_TARGETS = {"hierarchical": 3500.0, "adam": 30000.0}  # inner steps / s on one core, small task
+SMALL_TASK = {"data": "digits", "hidden": (32,), "batch_size": 64}
+EXAMPLE_CONFIG = Path(__file__).parent.parent / "experiments" / "01_digits" / "config.toml"
+
+
+def run_suite(suite: str) -> list[Figure]:
+    """Figures of a suite: cpu (rollouts, task, sgemm), es (noise), mpi (start-up, memory, two ranks), gpu or all."""
+    suites: dict[str, Callable[[], list[Figure]]] = {"cpu": cpu, "es": es, "mpi": mpi, "gpu": gpu}
+    chosen = suites.values() if suite == "all" else [suites[suite]]
+    return [figure for run in chosen for figure in run()]
+
+
+def report(figures: Sequence[Figure]) -> str:
+    """The figures as a table."""
+    lines = [f"{'what':58s} {'measured':>12s} {'target':>10s}  unit"]
+    for f in figures:
+        target = "" if f.get("target") is None else f"{f['target']:.4g}"
+        value = "-" if f["value"] is None else f"{f['value']:.4g}"
+        lines.append(f"{f['name']:58s} {value:>12s} {target:>10s}  {f['unit']}")
+    return "\n".join(lines)
+
+
+def figure(name: str, value: float | None, unit: str, target: float | None = None) -> Figure:
+    """One measured number; a value of None means it could not be measured, and `unit` says why."""
+    return {"name": name, "value": value, "unit": unit, "target": target}
+
+
+def median_seconds(run: Callable[[], object], repeats: int = 7) -> float:
+    """Median wall time of a call, after one warm-up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def sgemm_rate(n: int = 2048) -> float:
+    """GFLOP/s of an n x n x n float32 matrix product on one thread: the yardstick."""
+    pin_blas_threads()
+    a, b = (np.random.default_rng(i).random((n, n), np.float32) for i in range(2))
+    out = np.empty((n, n), np.float32)
+    return 2 * n**3 / median_seconds(lambda: np.dot(a, b, out), 5) / 1e9
+
+
+def cpu() -> list[Figure]:
+    """Rollouts of the small task on one core."""
+    found = [figure("sgemm 2048^3, one thread", sgemm_rate(), "GFLOP/s")]
+    small = task("mlp", **SMALL_TASK)
+    found.append(figure("small task, loss + gradient", 1e-3 / evaluation_seconds(small), "1000/s"))
+    for name in ("sgd", "adam", "mlp", "adafac_mlp", "hierarchical"):
+        rate = rollout_rate(small, name)
+        label = f"{name} rollout, small task (64-32-10, batch 64)"
+        found.append(figure(label, rate, "inner steps/s", ROLLOUT_TARGETS.get(name)))
+    return found
+
+
+def rollout_rate(task_, name: str) -> float:
+    """Inner steps per second of a rollout without outer-validation losses."""
+    opt = optimizer(name)
+    runner = Runner(task_, opt, Schedule(outer_every=10**6))
+    theta, stream = opt.init_theta(), rng.stream(0)
+    steps = 400 if opt.uses_loss else 4000
+    particle = runner.start(theta, stream)
+    return steps / median_seconds(lambda: runner.advance(theta, particle, steps, stream))
+
+
+def evaluation_seconds(task_) -> float:
+    """Seconds of one loss-and-gradient call, from a loop of sgd steps (their update is negligible)."""
+    return 1.0 / rollout_rate(task_, "sgd")
+
+
+def time_tasks(names: Sequence[str]) -> str:
+    """Table of milliseconds per training step for task specs, or for the examples of every family."""
+    from lopt.tasks import TASKS, parse_task
+
+    chosen = [parse_task(n) for n in names] or [t for c in TASKS.values() for t in c.examples()]
+    lines = [f"{'ms per step':>12s}  {'params':>9s}  task"]
+    for t in chosen:
+        lines.append(f"{1e3 * evaluation_seconds(t):12.4f}  {t.layout.size:9d}  {t.name}")
+    return "\n".join(lines)
+
+
+def es() -> list[Figure]:
+    """Noise generation and accumulation, per element."""
+    found = []
+    for n, pairs in ((35_000, 256), (1_000_000, 64)):
+        out = np.zeros(n, np.float32)
+
+        def accumulate(out=out, pairs=pairs) -> None:
+            for i in range(pairs):
+                rng.add_normals(out, np.float32(0.1), 0, rng.stream(0, 0, i), rng.PERTURB, 0)
+
+        seconds = median_seconds(accumulate, 3)
+        found.append(
+            figure(f"noise + accumulation, {n} x {pairs}", 1e9 * seconds / n / pairs, "ns/element", 4.0)
+        )
+    return found
+
+
+def mpi() -> list[Figure]:
+    """Start-up to the second outer step, cold and warm; memory; two ranks against one."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = {"NUMBA_CACHE_DIR": str(Path(scratch) / "cache")}
+        for label, target in (("empty", 90.0), ("warm", 5.0)):
+            begin = time.perf_counter()
+            _train(Path(scratch) / label, 1, 2, cache)
+            seconds = time.perf_counter() - begin
+            found.append(figure(f"lopt train to the 2nd outer step, {label} cache", seconds, "s", target))
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        found.append(figure("peak memory of a rank (incl. compilation)", peak, "MiB", 350.0))
+        try:
+            rates = [_inner_rate(Path(scratch) / f"ranks{r}", r, cache) for r in (1, 2, 1, 2)]
+        except CommError as error:
+            return [*found, figure("two ranks over one", None, str(error))]
+        one, two = max(rates[0::2]), max(rates[1::2])
+        found.append(figure("meta-training, one rank", one, "inner steps/s"))
+        found.append(figure("meta-training, two ranks over one", two / one, "x", 1.85))
+    return found
+
+
+def gpu() -> list[Figure]:
+    """Nothing to measure: rollouts on a GPU are not built yet."""
+    return [figure("GPU rollouts", None, "not available in this version")]
+
+
+def mpirun() -> str:
+    """The mpirun beside this Python, or on the path.
+
+    Raises:
+        CommError: there is none.
+    """
+    beside = Path(sys.executable).parent / "mpirun"
+    found = os.environ.get("LOPT_MPIRUN") or (str(beside) if beside.exists() else shutil.which("mpirun"))
+    if not found:
+        raise CommError("no mpirun: install lopt[mpi] or set LOPT_MPIRUN")
+    return found
+
+
+def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> None:
+    launcher = [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
+    settings = {"train.outer_steps": outer_steps, "train.minutes": 0, "train.checkpoint_minutes": 60}
+    sets = [x for k, v in settings.items() for x in ("--set", f"{k}={v}")]
+    command = [sys.executable, "-m", "lopt", "train", "--config", str(EXAMPLE_CONFIG)]
+    subprocess.run(
+        [*launcher, *command, "--out", str(out), *sets],
+        env={**os.environ, **env},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _inner_rate(out: Path, ranks: int, env: dict[str, str]) -> float:
+    """Inner steps per second of meta-training after the first three outer steps."""
+    from lopt.store import RunReader
+
+    while out.exists():
+        out = out.with_name(out.name + "x")
+    _train(out, ranks, 15, env)
+    run = RunReader(out / "run.h5")
+    wall, steps = run["wall_s"], run["inner_steps"]
+    return float((steps[-1] - steps[2]) / (wall[-1] - wall[2]))

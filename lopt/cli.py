@@ -1,0 +1,180 @@
+"""The `lopt` command.  Each command is thin: parse, call the library, print.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage.  Errors are one short line; `--debug` adds the traceback.
+"""
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lopt import __version__
+from lopt.errors import LoptError, UsageError
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of every command: adds --debug and turns exceptions into exit codes and one line."""
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except LoptError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"lopt: error: {error}", err=True)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lopt")
+def main() -> None:
+    """Learned optimizers: meta-train them with evolution strategies, evaluate them, use them."""
+
+
+@main.command()
+@click.option("--config", "config_path", type=click.Path(), required=True, help="TOML file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
+@click.option("--set", "overrides", multiple=True, metavar="a.b=v", help="Override one key.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.pass_context
+@command
+def train(ctx, config_path: str, out: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    """Meta-train an optimizer; under mpirun or alone."""
+    from lopt import config as cfg
+    from lopt.comm import aborting, get_comm
+    from lopt.train import train as run
+
+    comm = get_comm()
+    with aborting(comm):
+        config = cfg.apply_overrides(cfg.load(config_path), list(overrides))
+        outcome = run(config, out, comm, resume=resume)
+    if comm.rank == 0:
+        click.echo(outcome.message)
+
+
+@main.command(name="eval")
+@click.option("--weights", type=click.Path(), help="Weights file or the name of a shipped one.")
+@click.option("--tasks", "tasks_spec", required=True, help="Task specs, separated by ';'.")
+@click.option("--steps", type=int, required=True, help="Inner steps.")
+@click.option("--seeds", type=int, default=5, show_default=True, help="Starting points per entrant.")
+@click.option("--baselines", default="adam,momentum,rmsprop", show_default=True)
+@click.option("--rates", default=None, help="Learning rates of the tuned baselines, comma-separated.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+@command
+def evaluate(weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> None:
+    """Compare a learned optimizer with baselines, default and learning-rate-tuned."""
+    from lopt.comm import aborting, get_comm
+    from lopt.evaluate import run_evaluation
+
+    comm = get_comm()
+    with aborting(comm):
+        text = run_evaluation(comm, weights, tasks_spec, steps, seeds, baselines, rates, out)
+    if comm.rank == 0:
+        click.echo(text)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Directory; beside the file if omitted.")
+@command
+def plot(path: Path, out: Path | None) -> None:
+    """Draw the pictures of a run or evaluation file, as PNG and PDF."""
+    from lopt.plots import draw_all
+
+    for written in draw_all(path, out or path.parent):
+        click.echo(written)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Draw once and leave.")
+@command
+def watch(directory: Path, once: bool) -> None:
+    """Redraw a growing run in the terminal until it ends or Ctrl-C."""
+    from lopt.plots import watch as run
+
+    run(directory, once=once)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@command
+def info(path: Path) -> None:
+    """Say what an HDF5 file of lopt holds."""
+    from lopt import store
+
+    click.echo(store.info(path))
+
+
+@main.group()
+def tasks() -> None:
+    """Task families."""
+
+
+@tasks.command(name="list")
+@command
+def tasks_list() -> None:
+    """Names of the task families and their options with defaults."""
+    from lopt.tasks import describe_families
+
+    click.echo(describe_families())
+
+
+@tasks.command(name="show")
+@click.argument("name")
+@command
+def tasks_show(name: str) -> None:
+    """One task: parameters, splits, initial loss."""
+    from lopt.tasks import describe_task
+
+    click.echo(describe_task(name))
+
+
+@tasks.command(name="time")
+@click.argument("name", nargs=-1)
+@command
+def tasks_time(name: tuple[str, ...]) -> None:
+    """Milliseconds per loss-and-gradient of tasks (default: one of each family)."""
+    from lopt.bench import time_tasks
+
+    click.echo(time_tasks(name))
+
+
+@main.command()
+@click.option("--suite", type=click.Choice(["cpu", "es", "mpi", "gpu", "all"]), default="cpu")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file.")
+@command
+def bench(suite: str, json_path: Path | None) -> None:
+    """Measure speed on this machine, with the sgemm rate of the same process as the yardstick."""
+    from lopt.bench import report, run_suite
+
+    figures = run_suite(suite)
+    if json_path is not None:
+        json_path.write_text(json.dumps(figures, indent=2) + "\n")
+    click.echo(report(figures))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@command
+def verify(path: Path) -> None:
+    """Replay reference trajectories on this machine and compare movements."""
+    from lopt.verify import verify as run
+
+    result = run(path)
+    click.echo(result.text)
+    if not result.passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Inner training: closed forms, both surfaces give the same numbers, truncation changes nothing, divergence is data."""
+
+import numpy as np
+import pytest
+
+import lopt
+from lopt import rng
+from lopt.errors import DeviceError, OptimizerError, UsageError
+from lopt.optimizer import OPTIMIZERS
+from lopt.rollout import CEILING, DIVERGED, FLAG, FLAG_STEP, Runner, Schedule
+from lopt.task import INNER_VALID, TRAIN
+
+SMALL = {"data": "digits", "hidden": (8,), "batch_size": 16}
+
+
+def batch_rows(task, split: int, step: int, seed: int = 0) -> np.ndarray:
+    lo, hi = task.splits[split]
+    return rng.integers(task.batch_size, lo, hi, rng.stream(seed), rng.BATCH + split, step)
+
+
+def evaluate(task, params: np.ndarray, split: int, step: int) -> tuple[float, np.ndarray]:
+    """Loss and gradient at a batch address, through the task's own entry."""
+    grad = np.zeros_like(params)
+    work = np.zeros(task.work_size(task.batch_size), np.float32)
+    rows = batch_rows(task, split, step)
+    loss = task.entry(params, grad, task.data, rows, rng.stream(0), split, step, work, 1)
+    return loss, grad
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_update_on_a_dict_equals_the_fused_rollout(name: str) -> None:
+    """12 steps crossing a validation call; the bits agree because both surfaces run the same kernels in the same order."""
+    task, opt, steps = lopt.task("mlp", **SMALL), lopt.optimizer(name), 12
+    trace = lopt.rollout(task, opt, steps=steps, schedule=Schedule(valid_every=5))
+    params = task.layout.views(task.init(rng.stream(0)))
+    state = opt.init(params)
+    losses = []
+    for t in range(steps):
+        flat = task.layout.flatten(params)
+        loss, grad = evaluate(task, flat, TRAIN, t)
+        valid = evaluate(task, flat, INNER_VALID, t)[0] if t % 5 == 0 else None
+        losses.append(loss)
+        params, state = opt.update(
+            params, task.layout.views(grad), state, loss=loss, valid_loss=valid
+        )
+    np.testing.assert_array_equal(trace.train_loss, losses)
+    for key, value in params.items():
+        np.testing.assert_array_equal(trace.params[key], value)
+
+
+@pytest.mark.parametrize("name", ["adam", "hierarchical"])
+def test_windows_give_the_bits_of_one_run(name: str) -> None:
+    task, opt = lopt.task("mlp", **SMALL), lopt.optimizer(name)
+    schedule = Schedule(valid_every=4, outer_every=3, outer_batches=2)
+    theta, stream = opt.init_theta(), rng.stream(3)
+    runner = Runner(task, opt, schedule)
+    whole = runner.start(theta, stream)
+    train, outer = runner.advance(theta, whole, 21, stream)
+    parts = runner.start(theta, stream)
+    pieces = [runner.advance(theta, parts, n, stream) for n in (1, 7, 4, 9)]
+    np.testing.assert_array_equal(np.concatenate([p[0] for p in pieces]), train)
+    np.testing.assert_array_equal(np.concatenate([p[1] for p in pieces]), outer)
+    np.testing.assert_array_equal(parts.params, whole.params)
+    np.testing.assert_array_equal(parts.state, whole.state)
+    assert outer.size == 7
+
+
+def test_the_first_loss_is_the_loss_at_initialisation() -> None:
+    task = lopt.task("mlp", **SMALL)
+    trace = lopt.rollout(task, lopt.optimizer("sgd"), steps=3, seed=0)
+    reference, _ = task.reference(
+        task.init(rng.stream(0)).astype(np.float64), batch_rows(task, TRAIN, 0), rng.stream(0), TRAIN, 0
+    )
+    assert trace.train_loss[0] == pytest.approx(reference, rel=1e-5)
+
+
+def test_seeds_change_the_run_and_repeat_it() -> None:
+    task, opt = lopt.task("mlp", **SMALL), lopt.optimizer("adam")
+    a, b, c = (lopt.rollout(task, opt, steps=20, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(a.train_loss, b.train_loss)
+    assert abs(a.train_loss - c.train_loss).max() > 1e-3
+
+
+def test_batches_of_different_splits_never_overlap() -> None:
+    task = lopt.task("mlp", **SMALL)
+    seen = [
+        set(np.concatenate([batch_rows(task, split, t) for t in range(200)])) for split in range(4)
+    ]
+    for i in range(4):
+        for j in range(i):
+            assert not seen[i] & seen[j]
+
+
+def test_divergence_is_flagged_and_no_nan_leaves() -> None:
+    """Gradient descent on a quadratic with a step far beyond 2 / eigenvalue overflows within a few dozen steps."""
+    task = lopt.task("quadratic", dims=5, condition=10.0)
+    trace = lopt.rollout(
+        task, lopt.optimizer("sgd", learning_rate=1e6), steps=200, schedule=Schedule(ceiling=1e12)
+    )
+    assert trace.status == "diverged"
+    assert 0 < trace.status_step < 200
+    assert np.isfinite(trace.train_loss).all()
+    assert np.isfinite(trace.outer_loss).all()
+    assert (trace.train_loss[trace.status_step + 1 :] == 1e12).all()
+    assert all(np.isfinite(v).all() for v in trace.params.values())
+
+
+def test_a_loss_above_the_ceiling_is_clipped_and_flagged() -> None:
+    task = lopt.task("quadratic", dims=5, condition=10.0)
+    runner = Runner(task, lopt.optimizer("sgd", learning_rate=1e-6), Schedule(ceiling=1e-3))
+    particle = runner.start(runner.opt.init_theta(), rng.stream(0))
+    train, _ = runner.advance(runner.opt.init_theta(), particle, 4, rng.stream(0))
+    assert (train == 1e-3).all()
+    assert particle.status[FLAG] == CEILING
+    assert particle.status[FLAG_STEP] == 0
+
+
+def test_a_diverged_particle_stays_diverged() -> None:
+    task = lopt.task("quadratic", dims=3, condition=2.0)
+    runner = Runner(task, lopt.optimizer("sgd"), Schedule())
+    theta = runner.opt.init_theta()
+    particle = runner.start(theta, rng.stream(0))
+    particle.params[:] = np.inf
+    runner.advance(theta, particle, 5, rng.stream(0))
+    assert particle.status[FLAG] == DIVERGED
+    before = particle.params.copy()
+    runner.advance(theta, particle, 5, rng.stream(0))
+    np.testing.assert_array_equal(particle.params, before)
+
+
+def test_an_antithetic_pair_with_zero_perturbation_is_identical() -> None:
+    """Negative control beside it: a perturbation of 1e-2 separates the members."""
+    task, opt = lopt.task("mlp", **SMALL), lopt.optimizer("hierarchical")
+    theta = opt.init_theta()
+    eps = rng.normals(theta.size, rng.stream(0), rng.PERTURB) * np.float32(1e-2)
+    runs = [lopt.rollout(task, opt, theta + s * eps, steps=15) for s in (0.0, -0.0, 1.0, -1.0)]
+    np.testing.assert_array_equal(runs[0].train_loss, runs[1].train_loss)
+    assert abs(runs[2].train_loss - runs[3].train_loss).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (UsageError, "steps must be at least 1, got 0", {"steps": 0}),
+        (UsageError, "did you mean 'cuda'", {"device": "cudo"}),
+        (DeviceError, "'cuda'", {"device": "cuda"}),
+        (OptimizerError, "needs", {"theta": np.zeros(3)}),
+        (OptimizerError, "non-finite", {"theta": np.array([np.nan])}),
+    ],
+)
+def test_bad_arguments_are_refused(error: type, message: str, arguments: dict) -> None:
+    with pytest.raises(error, match=message):
+        lopt.rollout(lopt.task("quadratic", dims=3), lopt.optimizer("sgd"), **arguments)
+
+
+def test_update_refuses_what_would_poison_the_state() -> None:
+    opt = lopt.optimizer("adam")
+    params = {"w": np.ones((2, 3), np.float32)}
+    state = opt.init(params)
+    with pytest.raises(OptimizerError, match="grads has non-finite"):
+        opt.update(params, {"w": np.full((2, 3), np.nan)}, state)
+    with pytest.raises(UsageError, match="shape"):
+        opt.update(params, {"w": np.ones((3, 2))}, state)
+    with pytest.raises(OptimizerError, match="needs the training loss"):
+        hierarchical = lopt.optimizer("hierarchical")
+        hierarchical.update(params, params, hierarchical.init(params))
