@@ -1,23 +1,25 @@
 """Keyed random numbers: every number has an address, no state is carried.
 
-Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section
-3.3), checked against the known-answer vectors that its authors publish.
+Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2,
+3", SC 2011, section 3.3), checked against the known-answer vectors that its authors publish.
 
-Address of number i: key (seed, purpose), counter (i // 4, inner, pair, outer), word i % 4 of that block, all uint32.
-`stream` is the part of the address that stays fixed while a particle lives: uint32[3] = (seed, outer, pair).
-`purpose` says what the number is for, `inner` is the inner step (0 where there is none), 0 <= i < 2**34.
+Address of number i: key (seed, purpose), counter (i // 4, inner, pair, outer), word i % 4 of that
+block, all uint32.  `stream` is the part that stays fixed while a particle lives: uint32[3] =
+(seed, outer, pair).  `purpose` says what the number is for, `inner` is the inner step (0 where
+there is none), 0 <= i < 2**34.
 
-The bits of number i depend on its address only: not on the slice it was asked for with, the number of lanes, or the
-width of the vector unit (plain float32 multiplies, adds and square roots, never contracted on the CPU).  CUDA contracts
-a * b + c: there uniforms and integers have the same bits, and normals agree to rounding.
+The bits of number i depend on its address only: not on the slice it was asked for with, the number
+of lanes, or the width of the vector unit (plain float32 multiplies, adds and square roots, never
+contracted on the CPU).  CUDA contracts a * b + c: there uniforms and integers have the same bits,
+and normals agree to rounding.
 
-Kernels (all lanes call them; no barrier; `stream` uint32[3], `start`, `purpose`, `inner` integers):
+Kernels (all lanes call them; no barrier; stream uint32[3]; start, purpose, inner integers):
     normals_into(out, start, stream, purpose, inner)        out[j] = normal number start + j
-    add_normals(out, scale, start, stream, purpose, inner)  out[j] += scale * normal number start + j
-    uniforms_into(out, start, stream, purpose, inner)       out[j] = uniform number start + j, in [0, 1)
+    add_normals(out, scale, start, stream, purpose, inner)  out[j] += scale * normal start + j
+    uniforms_into(out, start, stream, purpose, inner)       out[j] = uniform start + j, in [0, 1)
     integers_into(out, lo, hi, stream, purpose, inner)      out[j] = integer number j, in [lo, hi)
-A float64 `out` receives the float32 numbers, so that a float64 reference sees the noise of the float32 kernel.
-Host functions `stream`, `normals`, `uniforms`, `integers` check their arguments and return new arrays.
+A float64 `out` receives the float32 numbers: a float64 reference sees the float32 kernel's noise.
+Host functions `stream`, `normals`, `uniforms`, `integers` check their arguments and return arrays.
 """
 
 import math
@@ -28,7 +30,7 @@ from numba import njit
 from lopt.errors import UsageError
 from lopt.lanes import kernel, lane, lanes
 
-# Purposes.  A draw for a new reason takes a new number here, otherwise it would repeat the bits of another.
+# Purposes.  A draw for a new reason takes a new number, or it would repeat another's bits.
 INIT = 1  # inner parameters of a task
 THETA = 2  # initial meta-parameters of an optimizer
 PERTURB = 3  # perturbation of theta by a pair
@@ -40,7 +42,7 @@ NOISE = 32  # noise inside a loss; add the split (0..3)
 
 MAX_INDEX = 2**34  # four numbers for each value of the first counter word
 
-# Pieces of a loop body: inlined so that the loop vectorises; LLVM by itself finds them too big.
+# Pieces of a loop body: inlined so that the loop vectorises; LLVM alone finds them too big.
 _inlined = njit(cache=True, error_model="numpy", forceinline=True)
 
 _F = np.float32
@@ -56,11 +58,14 @@ _QUARTER_TURN = _F(0.5 * math.pi * 2.0**-32)
 
 @_inlined
 def philox(c0, c1, c2, c3, k0, k1):
-    """One Philox4x32-10 block: four counter and two key words to four random words, each a uint64 below 2**32.
+    """One Philox4x32-10 block: four counter and two key words to four random words.
 
-    The words live in 64-bit lanes because vector units multiply 32 x 32 -> 64 bits there; upper halves may hold rubbish
-    between rounds, the multiply masks them.
+    Words are integers whose low 32 bits count; results are uint64 below 2**32.  They live in 64-bit
+    lanes, where vector units multiply 32 x 32 -> 64 bits; the masks drop what the upper halves hold
+    between rounds.
     """
+    c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
+    k0, k1 = np.uint64(k0), np.uint64(k1)
     for _ in range(10):
         p0 = (c0 & _MASK) * np.uint64(0xD2511F53)
         p1 = (c2 & _MASK) * np.uint64(0xCD9E8D57)
@@ -75,12 +80,13 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @_inlined
 def radius(word):
-    """sqrt(-2 log u) of u = (word // 2 + 1/2) / 2**31, rounded to float32, so 0 < u <= 1; at most 6.661.
+    """sqrt(-2 log u) of u = (word // 2 + 1/2) / 2**31, float32: 0 < u <= 1, result <= 6.661.
 
-    log u = e log 2 + log(1 + t) with 1 + t in [sqrt(1/2), sqrt(2)); log(1 + t) = t - t**2 / 2 + t**3 p(t), where p is
-    a least-maximum fit of the relative error (6e-9, below float32).
+    u is computed in float32 as word // 2, times 2**-31, plus 2**-32: two roundings.
+    log u = e log 2 + log(1 + t) with 1 + t in [sqrt(1/2), sqrt(2)), and
+    log(1 + t) = t - t**2 / 2 + t**3 p(t), p a least-maximum fit (relative error 6e-9).
     """
-    u = _F(np.int32(word >> _ONE)) * _F(2.0**-31) + _F(2.0**-32)
+    u = _F(np.int32(np.uint64(word) >> _ONE)) * _F(2.0**-31) + _F(2.0**-32)
     bits = np.float32(u).view(np.int32)
     exponent = (bits - _SQRT_HALF_BITS) >> _MANTISSA
     t = np.int32(bits - (exponent << _MANTISSA)).view(np.float32) - _F(1.0)
@@ -102,10 +108,12 @@ def radius(word):
 def direction(word):
     """A point (x, y) on the unit circle, float32, uniform when `word` is.
 
-    The low 30 bits give an angle a in [-pi/4, pi/4), the top two bits one of four arcs: bit 30 reflects (cos a, sin a)
-    to (sin a, cos a), bit 31 negates.  Together they cover the circle once.  sin a = a + a**3 p(a**2) and
-    cos a = 1 - a**2 / 2 + a**4 q(a**2) with least-maximum fits p, q (relative errors 4e-9 and 1e-10).
+    The low 30 bits give an angle a in [-pi/4, pi/4), the top two bits one of four arcs: bit 30
+    reflects (cos a, sin a) to (sin a, cos a), bit 31 negates.  Together they cover the circle once.
+    sin a = a + a**3 p(a**2), cos a = 1 - a**2 / 2 + a**4 q(a**2), p and q least-maximum fits
+    (relative errors 4e-9 and 1e-10).
     """
+    word = np.uint64(word)
     a = _F(np.int32((word << np.uint64(2)) & _MASK)) * _QUARTER_TURN
     y = a * a
     p = (_F(-0.00019515) * y + _F(0.00833216)) * y + _F(-0.16666655)
@@ -121,7 +129,7 @@ def direction(word):
 
 @_inlined
 def _address(stream, purpose, inner):
-    """Counter words 1, 2, 3 and key words, read before the loop: in it, `stream` might alias `out`."""
+    """Counter words 1, 2, 3 and key words; read before a loop, where `stream` might alias `out`."""
     return (
         np.uint64(inner) & _MASK,
         np.uint64(stream[2]),
@@ -135,7 +143,7 @@ def _address(stream, purpose, inner):
 def _words(block, address):
     """The four words of a block of an address."""
     c1, c2, c3, k0, k1 = address
-    return philox(np.uint64(block) & _MASK, c1, c2, c3, k0, k1)
+    return philox(block, c1, c2, c3, k0, k1)
 
 
 @_inlined
@@ -151,7 +159,13 @@ def _normal4(block, address):
 @_inlined
 def _uniform(word):
     """The upper 24 bits as a float32 in [0, 1), exact."""
-    return _F(np.int32(word >> np.uint64(8))) * _F(2.0**-24)
+    return _F(np.int32(np.uint64(word) >> np.uint64(8))) * _F(2.0**-24)
+
+
+@_inlined
+def _scaled(word, span):
+    """floor(word * span / 2**32) as int64."""
+    return np.int64((np.uint64(word) * span) >> _WORD)
 
 
 @_inlined
@@ -162,10 +176,11 @@ def _pick(v, k):
 
 @_inlined
 def _cut(start, n):
-    """(head, blocks, rest): elements before the first whole block, whole blocks, elements outside whole blocks.
+    """(head, blocks, rest): elements before the first whole block, whole blocks, elements outside.
 
-    The loops below index a slice that begins at the first whole block by 4 * b: a sum with a variable in it might be
-    negative for all that LLVM knows, and Python's meaning of a negative index would stop the vectoriser.
+    The loops below index a slice that begins at the first whole block.  An index head + 4 * b into
+    the whole would not do: it could be negative for all that LLVM knows, and Python's meaning of
+    negative indices stops the vectoriser.
     """
     head = min(-start % 4, n)
     blocks = (n - head) // 4
@@ -193,7 +208,7 @@ def normals_into(out, start, stream, purpose, inner):
 
 @kernel
 def add_normals(out, scale, start, stream, purpose, inner):
-    """out[j] += scale * standard normal number start + j of the address, in the dtype of out."""
+    """out[j] += scale * standard normal number start + j, in the dtype of out."""
     address = _address(stream, purpose, inner)
     head, blocks, rest = _cut(start, out.size)
     cast = out.dtype.type
@@ -207,7 +222,7 @@ def add_normals(out, scale, start, stream, purpose, inner):
         body[4 * b + 3] += s * cast(z3)
     for i in range(lane(), rest, lanes()):
         j = i if i < head else i + 4 * blocks
-        z = _normal4(first + b, address)
+        z = _normal4((start + j) >> 2, address)
         out[j] += s * cast(_pick(z, (start + j) & 3))
 
 
@@ -234,14 +249,20 @@ def uniforms_into(out, start, stream, purpose, inner):
 def integers_into(out, lo, hi, stream, purpose, inner):
     """out[j] = integer number j of the address, in [lo, hi), 1 <= hi - lo <= 2**32; out int64.
 
-    lo + floor(word * (hi - lo) / 2**32): a value's probability is off by at most 2**-32 (no rejection, which would
-    break the address).
+    lo + floor(word * (hi - lo) / 2**32): a value's probability is off by at most 2**-32 (no
+    rejection: number j would no longer sit at address j).
     """
     address = _address(stream, purpose, inner)
     span = np.uint64(hi - lo)
-    for i in range(lane(), out.size, lanes()):
-        w = _words(i >> 2, address)
-        out[i] = lo + np.int64((_pick(w, i & 3) * span) >> _WORD)
+    blocks = out.size // 4
+    for b in range(lane(), blocks, lanes()):
+        w0, w1, w2, w3 = _words(b, address)
+        out[4 * b] = lo + _scaled(w0, span)
+        out[4 * b + 1] = lo + _scaled(w1, span)
+        out[4 * b + 2] = lo + _scaled(w2, span)
+        out[4 * b + 3] = lo + _scaled(w3, span)
+    for i in range(4 * blocks + lane(), out.size, lanes()):
+        out[i] = lo + _scaled(_pick(_words(i >> 2, address), i & 3), span)
 
 
 def stream(seed: int, outer: int = 0, pair: int = 0) -> np.ndarray:
@@ -253,9 +274,7 @@ def stream(seed: int, outer: int = 0, pair: int = 0) -> np.ndarray:
     return np.array([_word("seed", seed), _word("outer", outer), _word("pair", pair)], np.uint32)
 
 
-def normals(
-    n: int, stream: np.ndarray, purpose: int, inner: int = 0, start: int = 0
-) -> np.ndarray:
+def normals(n: int, stream: np.ndarray, purpose: int, inner: int = 0, start: int = 0) -> np.ndarray:
     """Standard normals number start .. start + n - 1 of an address, float32 (n,).
 
     Raises:
@@ -270,7 +289,11 @@ def normals(
 def uniforms(
     n: int, stream: np.ndarray, purpose: int, inner: int = 0, start: int = 0
 ) -> np.ndarray:
-    """Uniforms in [0, 1) number start .. start + n - 1 of an address, float32 (n,).  Raises as `normals`."""
+    """Uniforms in [0, 1) number start .. start + n - 1 of an address, float32 (n,).
+
+    Raises:
+        UsageError: as `normals`.
+    """
     _check(n, start, purpose, inner)
     out = np.empty(n, np.float32)
     uniforms_into(out, start, stream, purpose, inner)
