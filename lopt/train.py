@@ -7,38 +7,60 @@ rest is a deterministic function of them.  Rank 0 alone owns the files.
 import dataclasses
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from lopt import config as cfg
-from lopt import store
+from lopt import rng, store
 from lopt.comm import Comm
-from lopt.errors import StoreError
+from lopt.errors import ConfigError, StoreError
 from lopt.es import Estimate, OuterOptimizer, make_estimator
-from lopt.layout import Layout
 from lopt.meta import MetaProblem
 from lopt.optimizer import Optimizer, optimizer
 from lopt.rollout import Schedule
 from lopt.task import Task, task
 
-PHASES = ("compile", "rollout", "exchange", "rebuild", "outer", "files")
+PHASES = ("rollout", "exchange", "rebuild", "outer", "files")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `finished` (outer steps done), `time` (minutes used up) or `signal`."""
+    """How a run ended: reason "finished", "time" (minutes used up) or "signal"."""
 
     reason: str
-    outer_step: int
-    meta_loss: float
-    weights: Path
+    outer_steps: int
+    out: Path
+
+    @property
+    def message(self) -> str:
+        """One line for the terminal."""
+        if self.reason == "finished":
+            return f"finished after {self.outer_steps} outer steps: {self.out / 'weights.h5'}"
+        why = "time is up" if self.reason == "time" else "stopped by a signal"
+        return f"{why} after {self.outer_steps} outer steps: {self.out / 'weights.h5'}; resume with --resume"
 
 
-def build(config: cfg.Config, seed_offset: int = 0) -> tuple[list[Task], list[float], Optimizer]:
+class Stop:
+    """Set by SIGTERM or SIGUSR1: finish the outer step, write a checkpoint, leave with exit code 0."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def restore(self) -> None:
+        """Put the previous handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def build(config: cfg.Config) -> tuple[list[Task], list[float], Optimizer]:
     """Tasks, their weights and the optimizer that a configuration names.
 
     Raises:
@@ -49,23 +71,154 @@ def build(config: cfg.Config, seed_offset: int = 0) -> tuple[list[Task], list[fl
     return tasks, weights, optimizer(config.optimizer.name, **config.optimizer.options)
 
 
-def meta_problem(config: cfg.Config) -> MetaProblem:
-    """The configured meta-training problem."""
-    tasks, weights, opt = build(config)
-    return MetaProblem(
-        tasks,
-        weights,
-        opt,
-        schedule(config),
-        config.es.horizon,
-        config.es.truncation,
-        config.inner.meta_loss_clip,
-        config.train.seed,
-        config.train.device,
-    )
-
-
-def schedule(config: cfg.Config) -> Schedule:
+def schedule_of(config: cfg.Config) -> Schedule:
     """When inner training looks at which split."""
     inner = config.inner
     return Schedule(inner.valid_every, inner.outer_every, inner.outer_batches, inner.ceiling)
+
+
+def meta_problem(config: cfg.Config) -> MetaProblem:
+    """The configured meta-training problem."""
+    tasks, weights, opt = build(config)
+    es, train_ = config.es, config.train
+    return MetaProblem(
+        tasks, weights, opt, schedule_of(config), es.horizon, es.truncation,
+        config.inner.meta_loss_clip, train_.seed, train_.device,
+    )  # fmt: skip
+
+
+class Trainer:
+    """A meta-training run on one rank: theta, estimator state, outer optimizer state, and the loop over them."""
+
+    def __init__(self, config: cfg.Config, comm: Comm) -> None:
+        self.config, self.comm = config, comm
+        if comm.node_rank == 0:  # one rank of a node compiles, the others load from its cache
+            self._compile()
+        comm.node_barrier()
+        self.problem = meta_problem(config)
+        self.layout = self.problem.opt.theta_layout
+        self.estimator = make_estimator(config.es, self.problem, comm, config.train.seed)
+        self.outer = OuterOptimizer(config.outer, self.layout, config.train.outer_steps)
+        self.theta = self.problem.opt.init_theta(config.train.seed)
+        self.es_state = self.estimator.init(self.theta)
+        self.outer_state = self.outer.init(self.theta)
+        self.outer_step = 0
+        self.wall_s = 0.0
+        self.inner_steps = 0
+
+    def _compile(self) -> None:
+        """Run every kernel once."""
+        problem = meta_problem(self.config)
+        theta = problem.opt.init_theta(self.config.train.seed)
+        for pair in {problem.group(0, p): p for p in range(self.config.es.pairs)}.values():
+            problem.run(theta, problem.start(theta, 0, pair), 0, pair, 0, 2)
+        rng.add_normals(theta.copy(), np.float32(1), 0, rng.stream(0), rng.PERTURB, 0)
+
+    def step(self) -> dict[str, Any]:
+        """One outer step; returns the row for the run file."""
+        begin = time.perf_counter()
+        estimate, self.es_state = self.estimator.step(self.theta, self.outer_step, self.es_state)
+        middle = time.perf_counter()
+        before = self.theta
+        self.theta, self.outer_state = self.outer.step(before, estimate.grad, self.outer_state)
+        self.outer_step += 1
+        end = time.perf_counter()
+        self.wall_s += end - begin
+        self.inner_steps += estimate.inner_steps
+        return self._row(estimate, before, {**estimate.seconds, "outer": end - middle})
+
+    def _row(self, estimate: Estimate, before: np.ndarray, seconds: dict[str, float]) -> dict[str, Any]:
+        pair_mean = estimate.losses.mean(axis=1)
+        kept = pair_mean[np.isfinite(pair_mean)]
+        norms = [float(np.linalg.norm(v)) for v in self.layout.views(self.theta).values()]
+        return {
+            "outer_step": self.outer_step - 1,
+            "meta_loss": float(kept.mean()),
+            "meta_loss_std": float(kept.std(ddof=1)) if kept.size > 1 else 0.0,
+            "grad_norm": float(np.linalg.norm(estimate.grad.astype(np.float64))),
+            "update_norm": float(np.linalg.norm((self.theta - before).astype(np.float64))),
+            "theta_norm": np.array(norms),
+            "learning_rate": self.outer.learning_rate(self.outer_step - 1),
+            "wall_s": self.wall_s,
+            "phase_s": np.array([seconds.get(name, 0.0) for name in PHASES]),
+            "inner_steps": self.inner_steps,
+            "pairs_lost": estimate.n_lost,
+            "bytes_sent": estimate.bytes_sent,
+            "pair_losses": estimate.losses,
+            "pair_groups": estimate.groups,
+        }
+
+    def checkpoint(self) -> dict[str, np.ndarray] | None:
+        """All arrays a resumed run needs, on rank 0 (None elsewhere); collective."""
+        arrays = self.estimator.gather_state(self.es_state)
+        if arrays is None:
+            return None
+        own = {
+            "theta": self.theta,
+            "counters": np.array([self.outer_step, self.inner_steps], np.int64),
+            "wall_s": np.array([self.wall_s]),
+        }
+        outer = {f"outer/{k}": v for k, v in self.outer.state_arrays(self.outer_state).items()}
+        return {**own, **outer, **{f"es/{k}": v for k, v in arrays.items()}}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue from `checkpoint`'s arrays, whatever the number of ranks was."""
+        part = lambda head: {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}  # noqa: E731
+        self.theta = arrays["theta"].copy()
+        self.outer_step, self.inner_steps = (int(x) for x in arrays["counters"])
+        self.wall_s = float(arrays["wall_s"][0])
+        self.outer_state = self.outer.load_arrays(part("outer/"))
+        self.es_state = self.estimator.load_state(part("es/"), self.theta)
+
+    @property
+    def theta_ema(self) -> np.ndarray:
+        """Exponential moving average of theta: what is shipped."""
+        return self.outer.average(self.outer_state)
+
+
+def train(config: cfg.Config, out: Path, comm: Comm, resume: bool = False) -> Outcome:
+    """Meta-train; every rank calls it.  Writes run.h5, checkpoints and weights.h5 into `out`.
+
+    Raises:
+        StoreError: `out` holds a run and `resume` is False, or nothing sound to resume from, or a write failed.
+        ConfigError: resuming with a configuration that differs in more than its length.
+        LostPairsError: more than half of the pairs of an outer step were lost.
+    """
+    files = RunFiles(config, out, comm, resume)
+    trainer = Trainer(config, comm)
+    files.open(trainer)
+    if comm.rank == 0:
+        print(plan(trainer), flush=True)
+    stop = Stop()
+    try:
+        reason = _loop(trainer, files, stop)
+    finally:
+        stop.restore()
+    files.checkpoint(trainer)
+    files.finish(trainer, reason)
+    return Outcome(reason, trainer.outer_step, out)
+
+
+def _loop(trainer: Trainer, files: "RunFiles", stop: Stop) -> str:
+    """Outer steps until done, out of time or asked to stop; returns the reason."""
+    settings, comm = trainer.config.train, trainer.comm
+    last_checkpoint = trainer.wall_s
+    bar = tqdm(
+        total=settings.outer_steps, initial=trainer.outer_step, unit="step", disable=comm.rank != 0 or None
+    )
+    with bar:
+        while trainer.outer_step < settings.outer_steps:
+            row = trainer.step()
+            files.append(row)
+            bar.update(1)
+            bar.set_postfix_str(f"meta-loss {row['meta_loss']:.4f}", refresh=False)
+            out_of_time = settings.minutes > 0 and trainer.wall_s >= 60 * settings.minutes
+            due = trainer.wall_s - last_checkpoint >= 60 * settings.checkpoint_minutes
+            # Clocks and signals differ between ranks: rank 0 decides for all.
+            asked, late, due = comm.bcast([stop.asked, out_of_time, due])
+            if asked or late:
+                return "signal" if asked else "time"
+            if due:
+                files.checkpoint(trainer)
+                last_checkpoint = trainer.wall_s
+    return "finished"

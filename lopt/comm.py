@@ -1,0 +1,320 @@
+"""Ranks: who they are, and the few things they exchange.
+
+`SerialComm` and `MpiComm` have the same members and the same semantics, so code above never asks which it holds.  Only
+scalars cross the network in an outer step; the gradient is rebuilt in memory that the ranks of a node share.
+mpi4py is imported when an MpiComm is made, never at import.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from lopt.errors import CommError, LoptError, UsageError
+
+# Variables that launchers set, with the smallest value that means "one of several ranks".
+_LAUNCH_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class WorkCounter(Protocol):
+    """Hands out 0, 1, 2, ... to whichever rank asks next; each number exactly once."""
+
+    def next(self) -> int:
+        """The next number."""
+
+
+class Comm(Protocol):
+    """What the library needs of a communicator.
+
+    rank, size               this rank and the number of ranks
+    node_rank, node_size     the same within the node
+    sent                     bytes this rank gave to collectives so far, by kind ("scalars", "control", "gather")
+    """
+
+    rank: int
+    size: int
+    node_rank: int
+    node_size: int
+    sent: dict[str, int]
+
+    def bcast(self, value: Any, root: int = 0) -> Any:
+        """A JSON-able value of the root rank, on every rank."""
+
+    def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
+        """Sum a float64 vector over ranks in place.
+
+        Each rank fills its own entries and leaves the others 0: adding zeros is exact, so the bits do not depend on the
+        number of ranks.
+        """
+
+    def gather_arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """Named arrays of all ranks, merged on rank 0 (None elsewhere); names must differ between ranks."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def node_barrier(self) -> None:
+        """Wait for all ranks of this node."""
+
+    def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
+        """An array of n zeros that all ranks of the node read and write; collective over the node."""
+
+    def node_fence(self) -> None:
+        """What any rank of the node wrote into shared arrays before is visible to all after."""
+
+    def work_counter(self) -> WorkCounter:
+        """A fresh counter for dynamic hand-out; collective."""
+
+    def abort(self, code: int = 1) -> None:
+        """End all ranks at once."""
+
+
+def slice_of(n: int, part: int, parts: int) -> tuple[int, int]:
+    """The `part`-th of `parts` contiguous slices of range(n), sizes differing by at most one."""
+    return n * part // parts, n * (part + 1) // parts
+
+
+class _SerialCounter:
+    def __init__(self) -> None:
+        self._next = 0
+
+    def next(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+
+class SerialComm:
+    """One rank, no MPI."""
+
+    rank = 0
+    size = 1
+    node_rank = 0
+    node_size = 1
+
+    def __init__(self) -> None:
+        self.sent = {"scalars": 0, "control": 0, "gather": 0}
+
+    def bcast(self, value: Any, root: int = 0) -> Any:
+        return json.loads(json.dumps(value))
+
+    def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
+        _check_scalars(values)
+        self.sent[kind] += values.nbytes
+
+    def gather_arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        self.sent["gather"] += sum(a.nbytes for a in arrays.values())
+        return {k: np.array(v) for k, v in arrays.items()}
+
+    def barrier(self) -> None:
+        pass
+
+    def node_barrier(self) -> None:
+        pass
+
+    def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
+        return np.zeros(n, dtype)
+
+    def node_fence(self) -> None:
+        pass
+
+    def work_counter(self) -> WorkCounter:
+        return _SerialCounter()
+
+    def abort(self, code: int = 1) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class _MpiCounter:
+    """A 64-bit integer on rank 0, incremented by one-sided Fetch_and_op."""
+
+    def __init__(self, mpi: Any, world: Any, window: Any) -> None:
+        self._mpi, self._window = mpi, window
+        if world.rank == 0:
+            self._window.Lock(0)
+            np.frombuffer(self._window.tomemory(), np.int64)[:] = 0
+            self._window.Unlock(0)
+        world.Barrier()
+
+    def next(self) -> int:
+        one, got = np.ones(1, np.int64), np.empty(1, np.int64)
+        self._window.Lock(0)
+        self._window.Fetch_and_op(one, got, 0, 0, self._mpi.SUM)
+        self._window.Unlock(0)
+        return int(got[0])
+
+
+class MpiComm:
+    """The ranks of MPI_COMM_WORLD.
+
+    Raises:
+        CommError: mpi4py or the MPI library it needs cannot be loaded.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise CommError(
+                f"no working MPI library for mpi4py ({error}); install lopt[mpi] or your cluster's MPI"
+            ) from error
+        self._mpi = MPI
+        self._world = MPI.COMM_WORLD
+        self._node = self._world.Split_type(MPI.COMM_TYPE_SHARED, key=self._world.rank)
+        self.rank, self.size = self._world.rank, self._world.size
+        self.node_rank, self.node_size = self._node.rank, self._node.size
+        self.sent = {"scalars": 0, "control": 0, "gather": 0}
+        self._windows: list[Any] = []  # node-shared arrays
+        self._counters: list[Any] = []
+        atexit.register(self._free)
+
+    def _free(self) -> None:
+        """Free the windows before MPI ends; collective, so it runs at the regular exit of all ranks only."""
+        for window in self._windows:
+            window.Unlock_all()
+        for window in (*self._windows, *self._counters):
+            window.Free()
+
+    def bcast(self, value: Any, root: int = 0) -> Any:
+        text = json.dumps(value).encode() if self.rank == root else b""
+        length = np.array([len(text)], np.int64)
+        self._world.Bcast(length, root)
+        data = np.frombuffer(text, np.uint8).copy() if self.rank == root else np.empty(length[0], np.uint8)
+        self._world.Bcast(data, root)
+        self.sent["control"] += 8 + data.nbytes if self.rank == root else 0
+        return json.loads(data.tobytes())
+
+    def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
+        _check_scalars(values)
+        self.sent[kind] += values.nbytes
+        self._world.Allreduce(self._mpi.IN_PLACE, values, self._mpi.SUM)
+
+    def gather_arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        mine = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        table = json.dumps([[k, v.dtype.str, list(np.shape(arrays[k])), v.nbytes] for k, v in mine.items()])
+        blob = b"".join(v.tobytes() for v in mine.values())
+        head = table.encode()
+        self.sent["gather"] += len(head) + len(blob)
+        if self.rank != 0:
+            self._send_bytes(head)
+            self._send_bytes(blob)
+            return None
+        merged = {k: np.array(v).reshape(np.shape(arrays[k])) for k, v in mine.items()}
+        for source in range(1, self.size):
+            names = json.loads(self._receive_bytes(source))
+            data, at = self._receive_bytes(source), 0
+            for name, dtype, shape, nbytes in names:
+                if name in merged:
+                    raise CommError(f"array {name!r} was gathered from two ranks")
+                merged[name] = np.frombuffer(data[at : at + nbytes], dtype).reshape(shape).copy()
+                at += nbytes
+        return merged
+
+    def _send_bytes(self, data: bytes) -> None:
+        self._world.Send(np.array([len(data)], np.int64), 0)
+        self._world.Send(np.frombuffer(data, np.uint8), 0)
+
+    def _receive_bytes(self, source: int) -> bytes:
+        length = np.empty(1, np.int64)
+        self._world.Recv(length, source)
+        data = np.empty(length[0], np.uint8)
+        self._world.Recv(data, source)
+        return data.tobytes()
+
+    def barrier(self) -> None:
+        self._world.Barrier()
+
+    def node_barrier(self) -> None:
+        self._node.Barrier()
+
+    def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
+        size = np.dtype(dtype).itemsize
+        window = self._mpi.Win.Allocate_shared(n * size if self.node_rank == 0 else 0, size, comm=self._node)
+        window.Lock_all()
+        self._windows.append(window)
+        memory, _ = window.Shared_query(0)
+        array = np.frombuffer(memory, dtype, count=n)
+        if self.node_rank == 0:
+            array[:] = 0
+        self.node_fence()
+        return array
+
+    def node_fence(self) -> None:
+        for window in self._windows:
+            window.Sync()
+        self._node.Barrier()
+        for window in self._windows:
+            window.Sync()
+
+    def work_counter(self) -> WorkCounter:
+        window = self._mpi.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._world)
+        self._counters.append(window)
+        return _MpiCounter(self._mpi, self._world, window)
+
+    def abort(self, code: int = 1) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._world.Abort(code)
+
+
+def get_comm() -> Comm:
+    """SerialComm, or MpiComm when a launcher started this process as one of several.
+
+    Raises:
+        CommError: the launcher says there are several ranks but MPI is missing or sees only one: N silent serial copies
+            of a job would be worse than an error.
+    """
+    expected = launched_ranks(os.environ)
+    if expected <= 1:
+        return SerialComm()
+    comm = MpiComm()
+    if comm.size != expected:
+        raise CommError(
+            f"the launcher started {expected} ranks but the MPI library sees {comm.size}: "
+            "mpirun and the MPI library of mpi4py do not belong together"
+        )
+    return comm
+
+
+def launched_ranks(environment: Mapping[str, str]) -> int:
+    """Number of ranks the launcher announces in the environment; 1 if none does.
+
+    Raises:
+        CommError: a rank number is announced without a readable count.
+    """
+    for name in _LAUNCH_VARIABLES:
+        if name in environment:
+            try:
+                return int(environment[name])
+            except ValueError as error:
+                raise CommError(f"{name}={environment[name]!r} is no number of ranks") from error
+    return 2 if int(environment.get("PMIX_RANK", "0")) > 0 else 1
+
+
+@contextlib.contextmanager
+def aborting(comm: Comm, debug: bool = False) -> Iterator[None]:
+    """Within it, an exception on one of several ranks ends them all within seconds, naming the rank.
+
+    Alone, the exception goes on to the caller.
+    """
+    try:
+        yield
+    except Exception as error:
+        if comm.size == 1:
+            raise
+        if debug or not isinstance(error, LoptError):
+            traceback.print_exc()
+        print(f"lopt: error on rank {comm.rank} of {comm.size}: {error}", file=sys.stderr, flush=True)
+        comm.abort(2 if isinstance(error, UsageError) else 1)
+
+
+def _check_scalars(values: np.ndarray) -> None:
+    if values.dtype != np.float64 or not values.flags.c_contiguous:
+        raise CommError(f"allreduce_scalars takes contiguous float64, got {values.dtype}")

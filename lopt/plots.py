@@ -1,0 +1,246 @@
+"""Pictures of run and evaluation files: one function a figure, numbers in, matplotlib Figure out.
+
+Every line has its own dash pattern and luminance, so the pictures survive a greyscale printer.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lopt import store
+from lopt.errors import StoreError, UsageError
+
+# (colour, dash pattern), dark to light: ordered by luminance so that greyscale keeps them apart.
+STYLES = (
+    ("#000000", "-"),
+    ("#7b3294", "--"),
+    ("#0571b0", "-."),
+    ("#ca5a00", ":"),
+    ("#2c8c4a", (0, (5, 1, 1, 1, 1, 1))),
+    ("#d6608a", (0, (8, 2))),
+    ("#8c8c8c", (0, (1, 1))),
+    ("#c9a400", (0, (3, 3))),
+)
+FONT = 9
+
+
+def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int = 1):
+    """An empty Figure (no window, no global state) and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def smooth(y: np.ndarray, window: int) -> np.ndarray:
+    """Centred moving mean; near the ends the window shrinks symmetrically, so no shift and no padding."""
+    total = np.concatenate(([0.0], np.cumsum(y)))
+    i = np.arange(y.size)
+    half = np.minimum(np.minimum(i, y.size - 1 - i), window // 2)
+    return (total[i + half + 1] - total[i - half]) / (2 * half + 1)
+
+
+def meta_loss(run: store.RunReader) -> Figure:
+    """Meta-loss per outer step: mean over pairs, its moving mean, and the spread over pairs."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    step, mean, spread = run["outer_step"] + 1, run["meta_loss"], run["meta_loss_std"]
+    window = max(1, step.size // 25)
+    centre, band = smooth(mean, window), smooth(spread, window)
+    ax.fill_between(step, centre - band, centre + band, color="#d9d9d9", lw=0, label="spread over pairs")
+    ax.plot(step, mean, color="#a0a0a0", lw=0.6, label="mean over pairs")
+    ax.plot(step, centre, color="black", lw=1.8, label=f"moving mean of {2 * (window // 2) + 1}")
+    ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
+    ax.set_title("Meta-loss", fontsize=FONT + 1)
+    ax.legend(frameon=False, fontsize=FONT)
+    ax.margins(x=0.01)
+    return figure
+
+
+def gradient_norm(run: store.RunReader) -> Figure:
+    """Norm of the outer gradient before clipping, and of the step taken."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    step = run["outer_step"] + 1
+    series = (("grad_norm", "gradient estimate"), ("update_norm", "change of theta"))
+    for (name, label), (colour, dash) in zip(series, STYLES, strict=False):
+        ax.semilogy(step, np.maximum(run[name], 1e-12), color=colour, ls=dash, lw=1.2, label=label)
+    ax.set(xlabel="outer step", ylabel="Euclidean norm")
+    ax.set_title("Outer gradient and step", fontsize=FONT + 1)
+    ax.legend(frameon=False, fontsize=FONT)
+    ax.margins(x=0.01)
+    return figure
+
+
+def theta_norms(run: store.RunReader) -> Figure:
+    """RMS of each block of theta over the run, the eight that moved most labelled."""
+    figure, axes = new_figure(7.2, 4.2)
+    ax = axes[0, 0]
+    step, norms = run["outer_step"] + 1, run["theta_norm"]
+    names, sizes = run.theta_layout.names, np.maximum(1, run.theta_layout.sizes)
+    rms = norms / np.sqrt(sizes)
+    moved = np.argsort(-np.abs(rms[-1] - rms[0]))
+    for k in moved[len(STYLES) :]:
+        ax.plot(step, rms[:, k], color="#dddddd", lw=0.8, zorder=1)
+    for k, (colour, dash) in zip(moved, STYLES, strict=False):
+        ax.plot(step, rms[:, k], color=colour, ls=dash, lw=1.3, label=names[k])
+    ax.set(xlabel="outer step", ylabel="RMS of the block", yscale="symlog")
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.set_title("Blocks of theta (labelled: those that moved most)", fontsize=FONT + 1)
+    ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.margins(x=0.01)
+    return figure
+
+
+def where_the_time_went(run: store.RunReader) -> Figure:
+    """Share of wall time by phase, per outer step (moving mean) and in total."""
+    figure, axes = new_figure(7.2, 3.8, 1, 2)
+    step, seconds = run["outer_step"] + 1, run["phase_s"]
+    names = run.phases
+    window = max(1, step.size // 25)
+    share = np.stack([smooth(seconds[:, k], window) for k in range(len(names))])
+    shades = [str(g) for g in np.linspace(0.25, 0.95, len(names))]
+    hatches = ("", "//", "..", "xx", "\\\\", "++")
+    axes[0, 0].stackplot(step, share, colors=shades)
+    axes[0, 0].set(xlabel="outer step", ylabel="seconds per outer step")
+    axes[0, 0].margins(x=0, y=0)
+    total = seconds.sum(axis=0)
+    bars = axes[0, 1].barh(names, total, color=shades, edgecolor="black", lw=0.6)
+    for bar, hatch in zip(bars, hatches, strict=False):
+        bar.set_hatch(hatch)
+    axes[0, 1].bar_label(bars, [f"{100 * t / total.sum():.1f} %" for t in total], fontsize=FONT - 1, padding=2)
+    axes[0, 1].set(xlabel="seconds, rank 0")
+    axes[0, 1].invert_yaxis()
+    axes[0, 1].margins(x=0.18)
+    figure.suptitle("Where the time went", fontsize=FONT + 1)
+    return figure
+
+
+def loss_curves(results: store.EvalReader, task: int) -> Figure:
+    """Outer-validation loss over inner steps for one task: median over seeds, band from lowest to highest seed."""
+    figure, axes = new_figure(7.6, 4.4)
+    ax = axes[0, 0]
+    rows = [r for r in results.rows if r.task == results.tasks[task]]
+    order = sorted(rows, key=lambda r: (r.variant != "learned", r.mean))
+    for row, (colour, dash) in zip(order, STYLES, strict=False):
+        curves = results.outer_loss[task, row.entrant]
+        width = 2.2 if row.variant == "learned" else 1.3
+        ax.plot(results.steps, np.median(curves, axis=0), color=colour, ls=dash, lw=width, label=label(row))
+        ax.fill_between(
+            results.steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0
+        )
+    top = float(np.median(results.outer_loss[task, :, :, 0]))
+    shown = results.outer_loss[task, [r.entrant for r in order]]
+    if (shown > 0).all():
+        ax.set_yscale("log")
+        ax.set_ylim(max(shown.min() * 0.8, 1e-12), max(3 * top, float(shown[..., 0].min()) * 2))
+    ax.set(xlabel="inner step", ylabel="outer-validation loss")
+    ax.set_title(f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds)", fontsize=FONT)
+    ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.margins(x=0.01)
+    return figure
+
+
+def label(row) -> str:
+    """Legend text of a final-loss row."""
+    if row.variant == "learned":
+        return "learned"
+    return f"{row.family}, {row.variant}" + (f" (lr {row.rate:g})" if row.variant == "tuned" else "")
+
+
+def final_table(results: store.EvalReader) -> Figure:
+    """Table of the test loss after the last step, best first in each task."""
+    rows = sorted(results.rows, key=lambda r: (results.tasks.index(r.task), r.mean))
+    figure, axes = new_figure(7.6, 0.9 + 0.24 * (len(rows) + len(results.tasks)))
+    ax = axes[0, 0]
+    ax.axis("off")
+    text = []
+    for r in rows:
+        flagged = f"{r.n_bad} of {results.seeds}" if r.n_bad else "none"
+        text.append([r.task if len(r.task) < 40 else r.task[:37] + "...", label(r), f"{r.mean:.4g}", f"{r.se:.2g}", flagged])
+    headers = ["task", "optimizer", "test loss", "s.e.", "runs clipped or diverged"]
+    drawn = ax.table(
+        text, colLabels=headers, loc="center", cellLoc="left", colWidths=[0.36, 0.26, 0.12, 0.1, 0.2]
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(FONT - 1)
+    for (i, _), cell in drawn.get_celld().items():
+        cell.set_linewidth(0.3)
+        bold = i == 0 or rows[i - 1].variant == "learned"
+        cell.get_text().set_fontweight("bold" if bold else "normal")
+    ax.set_title(f"Test loss after {results.steps[-1]} inner steps", fontsize=FONT + 1)
+    return figure
+
+
+RUN_FIGURES = {
+    "meta_loss": meta_loss,
+    "gradient_norm": gradient_norm,
+    "theta_norms": theta_norms,
+    "time": where_the_time_went,
+}
+
+
+def figures_of(path: Path) -> dict[str, Figure]:
+    """All figures of a run or evaluation file, by name.
+
+    Raises:
+        UsageError: the file is of another kind.  StoreError: unreadable, or no rows yet.
+    """
+    kind = store.kind_of(path)
+    if kind == "run":
+        with store.RunReader(path) as run:
+            if run.rows == 0:
+                raise StoreError(f"{path} has no complete rows yet")
+            return {name: draw(run) for name, draw in RUN_FIGURES.items()}
+    if kind == "eval":
+        results = store.EvalReader(path)
+        curves = {f"curves_{i}": loss_curves(results, i) for i in range(len(results.tasks))}
+        return {**curves, "final": final_table(results)}
+    raise UsageError(f"{path} is a {kind} file; plots are made of run and eval files")
+
+
+def draw_all(path: Path, out: Path) -> list[Path]:
+    """Write every figure of a file as PNG and PDF into a directory; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures_of(path).items():
+        for suffix in ("png", "pdf"):
+            target = out / f"{path.stem}_{name}.{suffix}"
+            figure.savefig(target)
+            written.append(target)
+    return written
+
+
+def terminal_text(run: store.RunReader, width: int, height: int) -> str:
+    """The meta-loss so far as a plot made of characters, with a line of figures below."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.plotsize(width, max(8, height - 3))
+    plotext.theme("clear")
+    step, loss = run["outer_step"] + 1, run["meta_loss"]
+    plotext.plot(step.tolist(), smooth(loss, max(1, step.size // 25)).tolist())
+    plotext.title("meta-loss, moving mean")
+    wall, inner = run["wall_s"][-1], run["inner_steps"][-1]
+    line = f"outer step {step[-1]}  meta-loss {loss[-1]:.4f}  {inner:.3g} inner steps  {wall:.0f} s"
+    return f"{plotext.build()}\n{line}"
+
+
+def watch(directory: Path, once: bool = False, seconds: float = 2.0, size: Sequence[int] = (90, 24)) -> None:
+    """Redraw a growing run in the terminal until its run file says it ended.
+
+    Raises:
+        StoreError: there is no run file in the directory.
+    """
+    path = directory / "run.h5"
+    while True:
+        with store.RunReader(path) as run:
+            text = terminal_text(run, *size) if run.rows else f"{path}: no complete rows yet"
+            ended = run.ended
+        print(text if once else f"\033[2J\033[H{text}", flush=True)
+        if once or ended:
+            return
+        time.sleep(seconds)
