@@ -238,7 +238,7 @@ class Runner:
         valid_every = s.valid_every if self.opt.uses_valid_loss else 0
         plan = np.array([particle.t, steps, valid_every, s.outer_every, s.outer_batches], np.int64)
         _inner_training_cpu.compiled(
-            self.task.entry, self.opt.entry, theta, particle.params, particle.state, self.task.data,
+            self.task.entry, self.opt.entry, theta, particle.params, particle.state, self.task.arrays,
             self._opt_data, plan, stream, self._splits, s.ceiling, train, outer, particle.status,
             self._buffers,
         )  # fmt: skip
@@ -250,7 +250,7 @@ class Runner:
     ) -> float:
         """Mean loss of (N,) parameters over some batches of a split."""
         return _split_loss_cpu.compiled(
-            self.task.entry, params, self.task.data, self._splits, stream, split, first, batches,
+            self.task.entry, params, self.task.arrays, self._splits, stream, split, first, batches,
             self.schedule.ceiling, self._buffers,
         )  # fmt: skip
 

@@ -75,7 +75,7 @@ class Task(abc.ABC):
 
     @functools.cached_property
     @abc.abstractmethod
-    def data(self) -> TaskData:
+    def arrays(self) -> TaskData:
         """Constant arrays the kernel reads."""
 
     @functools.cached_property

@@ -23,7 +23,7 @@ def evaluate(task, params: np.ndarray, split: int, step: int) -> tuple[float, np
     grad = np.zeros_like(params)
     work = np.zeros(task.work_size(task.batch_size), np.float32)
     rows = batch_rows(task, split, step)
-    loss = task.entry(params, grad, task.data, rows, rng.stream(0), split, step, work, 1)
+    loss = task.entry(params, grad, task.arrays, rows, rng.stream(0), split, step, work, 1)
     return loss, grad
 
 

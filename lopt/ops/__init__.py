@@ -1,0 +1,1 @@
+"""Forward and backward pairs that tasks and optimizers are made of."""

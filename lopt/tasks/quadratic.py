@@ -1,0 +1,352 @@
+"""Quadratics with a random matrix, and noise on that matrix: loss c |(A + N) x|^2, or c times its log.
+
+Source: TaskSet (Metz et al. 2020), family `quadratic_family`; `Quadratic.sample` repeats its sampler draw for draw.
+Matrices and noise come from this library's own generator, so an instance has the published law, not the published bits.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar, Self
+
+import numpy as np
+
+from lopt import rng
+from lopt.errors import TaskError, unknown
+from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sum32, sync
+from lopt.layout import Layout
+from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+
+LAWS = ("normal", "uniform", "linspace_eigen", "logspace_eigen")
+NONE, NORMAL, UNIFORM, EIGEN = range(4)  # noise codes in TaskData.sizes
+FLOOR = 1e-8  # added to the quadratic before the log
+
+
+@kernel
+def reflect(y, v, squares, partials):
+    """y -= 2 v (v.y) / (v.v): mirror y (m,) at the plane across v (m,).  `squares` (2m,) scratch."""
+    m = y.size
+    for j in range(lane(), m, lanes()):
+        squares[j] = v[j] * y[j]
+        squares[m + j] = v[j] * v[j]
+    sync()
+    vy = sum32(squares, m, partials)
+    vv = sum32(squares[m:], m, partials)
+    factor = y.dtype.type(2.0) * vy / vv
+    for j in range(lane(), m, lanes()):
+        y[j] -= factor * v[j]
+    sync()
+
+
+@kernel
+def eigen_noise_product(x, out, spectrum, normals, work):
+    """out = x + Q S Q^T x with x in `out` already replaced by A x: adds the noise's product to out (n,).
+
+    Q = H_0 H_1 ... H_{n-2}, H_k the reflection of the trailing n - k coordinates that sends a normal vector to an axis;
+    Q is Haar-distributed up to signs of its columns, which S = diag(spectrum) does not see.
+    `normals` (n (n + 1) / 2 - 1,) holds the mirror vectors one after the other; `work` (3n + 32,) scratch.
+    """
+    n = x.size
+    y, squares, partials = work[:n], work[n : 3 * n], work[3 * n : 3 * n + 32]
+    for j in range(lane(), n, lanes()):
+        y[j] = x[j]
+    sync()
+    start = 0
+    for k in range(n - 1):
+        reflect(y[k:], normals[start : start + n - k], squares, partials)
+        start += n - k
+    for j in range(lane(), n, lanes()):
+        y[j] *= spectrum[j]
+    sync()
+    for k in range(n - 2, -1, -1):
+        start -= n - k
+        reflect(y[k:], normals[start : start + n - k], squares, partials)
+    for j in range(lane(), n, lanes()):
+        out[j] += y[j]
+    sync()
+
+
+@kernel
+def mirror_vectors(normals, n, stream, purpose, step, work):
+    """Fill `normals` with the vectors v = z + sign(z_0) |z| e_0 of the reflections; `work` (n + 32,) scratch."""
+    rng.normals_into(normals, 0, stream, purpose, step)
+    sync()
+    start = 0
+    for k in range(n - 1):
+        z = normals[start : start + n - k]
+        for j in range(lane(), n - k, lanes()):
+            work[j] = z[j] * z[j]
+        sync()
+        length = math.sqrt(sum32(work, n - k, work[n : n + 32]))
+        if lane() == 0:
+            z[0] += math.copysign(length, z[0])
+        sync()
+        start += n - k
+
+
+@kernel
+def entry_noise(matrix, a, n, code, low, scale, stream, purpose, step):
+    """matrix (n * n,) = A + low + scale * z, z fresh standard normals or uniforms in [0, 1)."""
+    if code == NORMAL:
+        rng.normals_into(matrix, 0, stream, purpose, step)
+    else:
+        rng.uniforms_into(matrix, 0, stream, purpose, step)
+    sync()
+    for i in range(lane(), n * n, lanes()):
+        matrix[i] = a[i] + (low + scale * matrix[i])
+    sync()
+
+
+@kernel
+def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with_grad):
+    """Loss and gradient, see `Task`.
+
+    data.floats: A (n, n), then the noise spectrum (n,) if its code is EIGEN.  data.sizes: n, noise code, log output.
+    data.hyper: loss scale c, noise offset, noise scale.
+    work: u (n), 3n + 32 scratch, then n^2 noisy matrix (iid noise) or n (n + 1) / 2 - 1 mirror vectors (EIGEN).
+    """
+    n, code, log_output = data.sizes[0], data.sizes[1], data.sizes[2]
+    a = data.floats[: n * n]
+    purpose = rng.NOISE + split
+    u, small, large = work[:n], work[n : 4 * n + 32], work[4 * n + 32 :]
+    matrix = a
+    if code == EIGEN:
+        spectrum, mirrors = data.floats[n * n : n * n + n], large[: n * (n + 1) // 2 - 1]
+        mirror_vectors(mirrors, n, stream, purpose, step, small)
+    else:
+        spectrum, mirrors = a[:0], large[:0]
+        if code != NONE:
+            matrix = large[: n * n]
+            entry_noise(matrix, a, n, code, data.hyper[1], data.hyper[2], stream, purpose, step)
+    m = matrix.reshape(n, n)
+    # u = M x
+    matmul(m, params.reshape(n, 1), u.reshape(n, 1))
+    if code == EIGEN:
+        eigen_noise_product(params, u, spectrum, mirrors, small)
+    # q = |u|^2
+    for i in range(lane(), n, lanes()):
+        small[i] = u[i] * u[i]
+    sync()
+    q = sum32(small, n, small[n : n + 32])
+    c = data.hyper[0]
+    if with_grad:
+        matmul(m.T, u.reshape(n, 1), grad.reshape(n, 1))
+        if code == EIGEN:
+            eigen_noise_product(u, grad, spectrum, mirrors, small)
+        # loss = c q: dx = 2 c M^T u;  loss = c log(q + floor): dx = 2 c M^T u / (q + floor)
+        factor = params.dtype.type(2.0) * c
+        if log_output:
+            factor = factor / (q + params.dtype.type(FLOOR))
+        for i in range(lane(), n, lanes()):
+            grad[i] *= factor
+        sync()
+    if log_output:
+        return float(c) * math.log(float(q) + FLOOR)
+    return float(c) * float(q)
+
+
+@entry_point(EVALUATE_SIG)
+def _evaluate_cpu(params, grad, data, rows, stream, split, step, work, with_grad):
+    return evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with_grad)
+
+
+def spectrum_of(law: tuple, n: int) -> np.ndarray:
+    """The n eigenvalues of a `..._eigen` law, float64."""
+    kind, low, high = law
+    return np.linspace(low, high, n) if kind == "linspace_eigen" else np.geomspace(low, high, n)
+
+
+@register_task("quadratic")
+@dataclasses.dataclass(frozen=True)
+class Quadratic(Task):
+    """A quadratic c |(A + N) x|^2 of a random matrix A, with noise N drawn anew at every evaluation.
+
+    dims       n, the number of parameters
+    condition  condition number of the Hessian 2 A^T A, whose eigenvalues are then log-spaced from 1 / condition to 1 in
+               a random orthonormal basis; used if `matrix` is empty
+    matrix     law of A: ("normal", mean, std) or ("uniform", low, high) entries, or ("linspace_eigen", low, high) or
+               ("logspace_eigen", low, high) for A = Q diag(spectrum) Q^T with a random orthonormal Q
+    noise      standard deviation of iid normal noise on the entries of A, or any law above; an `_eigen` law has a fresh Q
+    start      law of the initial parameters: ("normal", mean, std) or ("uniform", low, high)
+    output     "identity", or "log" for c log(|(A + N) x|^2 + 1e-8)
+    scale      c
+    seed       address of A
+
+    The published family makes the Q of `_eigen` noise by a QR decomposition of uniform entries, O(n^3) at each evaluation.
+    Here Q is a product of n - 1 random reflections (Stewart, SIAM J. Numer. Anal. 17, 1980): O(n^2), exactly Haar, and
+    only ever applied to vectors.
+
+    Raises:
+        TaskError: an option is out of range.
+    """
+
+    dims: int = 10
+    condition: float = 100.0
+    matrix: tuple = ()
+    noise: float | tuple = 0.0
+    start: tuple = ("normal", 0.0, 1.0)
+    output: str = "identity"
+    scale: float = 1.0
+    seed: int = 0
+
+    core: ClassVar = evaluate_quadratic
+    entry: ClassVar = _evaluate_cpu
+    batch_size: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.dims < 1:
+            raise TaskError(f"dims must be at least 1, got {self.dims}")
+        if not 1.0 <= self.condition < math.inf:
+            raise TaskError(f"condition must be a finite number of at least 1, got {self.condition}")
+        if not 0.0 < self.scale < math.inf:
+            raise TaskError(f"scale must be positive and finite, got {self.scale}")
+        if self.output not in ("identity", "log"):
+            raise TaskError(unknown("output", self.output, ("identity", "log")))
+        if self.matrix:
+            check_law("matrix", self.matrix, LAWS)
+        if isinstance(self.noise, tuple):
+            check_law("noise", self.noise, LAWS)
+        elif not 0.0 <= self.noise < math.inf:
+            raise TaskError(f"noise must be a standard deviation of at least 0, got {self.noise}")
+        check_law("start", self.start, ("normal", "uniform"))
+
+    @property
+    def lowest_loss(self) -> float:
+        """The loss at x = 0, the minimum whatever the noise."""
+        return self.scale * math.log(FLOOR) if self.output == "log" else 0.0
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """One vector."""
+        return Layout((("x", (self.dims,)),))
+
+    @functools.cached_property
+    def data(self) -> TaskData:
+        """Matrix, noise law and loss scale, see `evaluate_quadratic`."""
+        code, low, scale = NONE, 0.0, 0.0
+        floats = self.draw_matrix().reshape(-1)
+        law = self.noise_law
+        if law is not None and law[0].endswith("_eigen"):
+            code = EIGEN
+            floats = np.concatenate([floats, spectrum_of(law, self.dims)])
+        elif law is not None:
+            code, low = (NORMAL if law[0] == "normal" else UNIFORM), law[1]
+            scale = law[2] if code == NORMAL else law[2] - law[1]
+        return TaskData(
+            floats.astype(np.float32),
+            np.zeros(0, np.int32),
+            np.array([self.dims, code, self.output == "log"], np.int64),
+            np.array([self.scale, low, scale], np.float32),
+        )
+
+    @property
+    def noise_law(self) -> tuple | None:
+        """The law of the noise, None if there is none."""
+        if isinstance(self.noise, tuple):
+            return self.noise
+        return ("normal", 0.0, float(self.noise)) if self.noise > 0.0 else None
+
+    def draw_matrix(self) -> np.ndarray:
+        """A, (n, n) float64, a pure function of the options."""
+        n, stream = self.dims, rng.stream(self.seed)
+        top = math.sqrt(0.5)  # 2 A^T A has largest eigenvalue 1
+        law = self.matrix or ("logspace_eigen", top / math.sqrt(self.condition), top)
+        kind, low, high = law
+        if kind == "normal":
+            z = rng.normals(n * n, stream, rng.TASK)
+            return low + high * z.reshape(n, n).astype(np.float64)
+        u = rng.uniforms(n * n, stream, rng.TASK).reshape(n, n).astype(np.float64)
+        if kind == "uniform":
+            return low + (high - low) * u
+        q, r = np.linalg.qr(2.0 * u - 1.0)
+        q *= np.sign(np.diag(r))
+        return (q * spectrum_of(law, n)) @ q.T
+
+    def work_size(self, batch: int) -> int:
+        """Two vectors without noise, the noise's numbers with it."""
+        n, code = self.dims, int(self.data.sizes[1])
+        noise = {NONE: 0, EIGEN: n * (n + 1) // 2 - 1}.get(code, n * n)
+        return 4 * n + 32 + noise
+
+    def init(self, stream: np.ndarray) -> np.ndarray:
+        """iid coordinates of the law `start`."""
+        kind, low, high = self.start
+        if kind == "normal":
+            x = low + high * rng.normals(self.dims, stream, rng.INIT)
+        else:
+            x = low + (high - low) * rng.uniforms(self.dims, stream, rng.INIT)
+        return x.astype(np.float32)
+
+    def reference(
+        self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
+    ) -> tuple[float, np.ndarray]:
+        """See `Task.reference`."""
+        n, code = self.dims, int(self.data.sizes[1])
+        m = self.data.floats[: n * n].reshape(n, n).astype(np.float64)
+        m = m + self._noise_matrix(code, stream, rng.NOISE + split, step)
+        c = float(self.data.hyper[0])
+        u = m @ params
+        q = u @ u
+        if self.output == "log":
+            return c * math.log(q + FLOOR), 2.0 * c * (m.T @ u) / (q + FLOOR)
+        return c * q, 2.0 * c * (m.T @ u)
+
+    def _noise_matrix(self, code: int, stream: np.ndarray, purpose: int, step: int) -> np.ndarray:
+        n = self.dims
+        if code == EIGEN:
+            z = rng.normals(n * (n + 1) // 2 - 1, stream, purpose, step).astype(np.float64)
+            q, start = np.eye(n), 0
+            for k in range(n - 1):
+                v = z[start : start + n - k]
+                start += n - k
+                v[0] += math.copysign(np.linalg.norm(v), v[0])
+                h = np.eye(n)
+                h[k:, k:] -= 2.0 * np.outer(v, v) / (v @ v)
+                q = q @ h
+            return q @ np.diag(self.data.floats[n * n :].astype(np.float64)) @ q.T
+        if code == NONE:
+            return np.zeros((n, n))
+        draw = rng.normals if code == NORMAL else rng.uniforms
+        z = draw(n * n, stream, purpose, step).reshape(n, n).astype(np.float64)
+        return float(self.data.hyper[1]) + float(self.data.hyper[2]) * z
+
+    @classmethod
+    def sample(cls, seed: int) -> Self:
+        """Task `quadratic_family_seed<seed>` of TaskSet: same generator, same draws in the same order."""
+        r = np.random.RandomState(seed)  # noqa: NPY002 - the published sampler's generator
+        matrix = draw_law(r, matrix_laws(r))
+        kind = str(r.choice(["normal", "uniform"]))
+        if kind == "normal":
+            start = (kind, float(r.normal(0.0, 1.0)), float(r.uniform(0.0, 2.0)))
+        else:
+            low = r.uniform(-5.0, 2.5)
+            start = (kind, float(low), float(low + r.uniform(0.0, 5.0)))
+        output = str(r.choice(["identity", "log"]))
+        dims = int(np.round(np.exp(r.uniform(math.log(2), math.log(3000)))))
+        instance = int(r.randint(0, 100000))
+        scale = float(np.exp(r.uniform(math.log(1e-5), math.log(1e3))))
+        noise = draw_law(r, noise_laws(r)) if r.choice([True, False]) else 0.0
+        return cls(dims, 100.0, matrix, noise, start, output, scale, instance)
+
+    @classmethod
+    def examples(cls) -> list[Self]:
+        """Every law of the matrix and of the noise, both outputs, sizes 1 to 33."""
+        return [
+            cls(dims=5),
+            cls(dims=1, noise=0.1),
+            cls(dims=33, condition=10.0, output="log"),
+            cls(dims=7, matrix=("normal", 0.3, 1.0), noise=("uniform", -0.1, 0.2), output="log"),
+            cls(dims=6, matrix=("uniform", -1.0, 2.0), noise=("normal", 0.05, 0.02), scale=1e3),
+            cls(
+                dims=5,
+                matrix=("linspace_eigen", 0.5, 3.0),
+                noise=("linspace_eigen", 0.1, 0.3),
+                start=("uniform", -2.0, 1.0),
+            ),
+            cls(
+                dims=4,
+                matrix=("logspace_eigen", 1e-2, 10.0),
+                noise=("logspace_eigen", 1e-5, 1.0),
+                scale=1e-3,
+            ),
+        ]
