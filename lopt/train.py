@@ -222,3 +222,38 @@ def _loop(trainer: Trainer, files: "RunFiles", stop: Stop) -> str:
                 files.checkpoint(trainer)
                 last_checkpoint = trainer.wall_s
     return "finished"
+
+
+def plan(trainer: Trainer) -> str:
+    """What the run is going to do and about how long it takes, from one timed window."""
+    config, problem = trainer.config, trainer.problem
+    es, settings = config.es, config.train
+    begin = time.perf_counter()
+    problem.run(trainer.theta, problem.start(trainer.theta, 0, 0), 0, 0, 0, es.truncation)
+    per_step = (time.perf_counter() - begin) / es.truncation
+    window = es.horizon[1] if es.estimator == "full" else es.truncation
+    inner = 2 * es.pairs * window
+    hours = (settings.outer_steps - trainer.outer_step) * inner * per_step / trainer.comm.size / 3600
+    limit = settings.minutes / 60 if settings.minutes > 0 else float("inf")
+    names = ", ".join(t.name for t in problem.tasks[:3]) + (", ..." if len(problem.tasks) > 3 else "")
+    return "\n".join(
+        [
+            f"tasks         {len(problem.tasks)}: {names}",
+            f"optimizer     {problem.opt.name}, D = {problem.n_theta} meta-parameters",
+            f"estimator     {es.estimator}, {es.pairs} antithetic pairs, sigma {es.sigma:g}, "
+            f"truncation {es.truncation}, horizon {es.horizon[0]}..{es.horizon[1]}",
+            f"outer step    {inner} inner steps, about {inner * per_step / trainer.comm.size:.2f} s "
+            f"on {trainer.comm.size} rank(s)",
+            f"predicted     {min(hours, limit):.3g} hours for {settings.outer_steps} outer steps"
+            + (f" or until {settings.minutes:g} minutes are used" if limit < hours else ""),
+        ]
+    )
+
+
+class RunFiles:
+    """The files of a run: only rank 0 touches the disk, and what it finds there is told to all ranks."""
+
+    def __init__(self, config: cfg.Config, out: Path, comm: Comm, resume: bool) -> None:
+        self.out, self._comm, self._config = out, comm, config
+        self._writer: store.RunWriter | None = None
+        self._saved: store.Checkpoint | None = None

@@ -1,7 +1,8 @@
-"""Quadratics with a random matrix, and noise on that matrix: loss c |(A + N) x|^2, or c times its log.
+"""Quadratics with a random matrix and noise on it: loss c |(A + N) x|^2, or c times its log.
 
-Source: TaskSet (Metz et al. 2020), family `quadratic_family`; `Quadratic.sample` repeats its sampler draw for draw.
-Matrices and noise come from this library's own generator, so an instance has the published law, not the published bits.
+Source: TaskSet (Metz et al. 2020), family `quadratic_family`; `Quadratic.sample` repeats its
+sampler draw for draw.  Matrices and noise come from this library's own generator: an instance has
+the published law, not the published bits.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ FLOOR = 1e-8  # added to the quadratic before the log
 
 @kernel
 def reflect(y, v, squares, partials):
-    """y -= 2 v (v.y) / (v.v): mirror y (m,) at the plane across v (m,).  `squares` (2m,) scratch."""
+    """y -= 2 v (v.y) / (v.v): mirror y (m,) at the plane across v (m,); `squares` (2m,) scratch."""
     m = y.size
     for j in range(lane(), m, lanes()):
         squares[j] = v[j] * y[j]
@@ -39,12 +40,13 @@ def reflect(y, v, squares, partials):
 
 
 @kernel
-def eigen_noise_product(x, out, spectrum, normals, work):
-    """out = x + Q S Q^T x with x in `out` already replaced by A x: adds the noise's product to out (n,).
+def eigen_noise_product(x, out, spectrum, mirrors, work):
+    """out += Q S Q^T x, the product of symmetric noise with x; x and out (n,), distinct.
 
-    Q = H_0 H_1 ... H_{n-2}, H_k the reflection of the trailing n - k coordinates that sends a normal vector to an axis;
-    Q is Haar-distributed up to signs of its columns, which S = diag(spectrum) does not see.
-    `normals` (n (n + 1) / 2 - 1,) holds the mirror vectors one after the other; `work` (3n + 32,) scratch.
+    Q = H_0 H_1 ... H_{n-2}, H_k the reflection of the trailing n - k coordinates that sends a
+    normal vector to an axis; Q is Haar-distributed up to signs of its columns, which
+    S = diag(spectrum) does not see.  `mirrors` (n (n + 1) / 2 - 1,) holds the mirror vectors one
+    after the other; `work` (3n + 32,) scratch.
     """
     n = x.size
     y, squares, partials = work[:n], work[n : 3 * n], work[3 * n : 3 * n + 32]
@@ -53,27 +55,27 @@ def eigen_noise_product(x, out, spectrum, normals, work):
     sync()
     start = 0
     for k in range(n - 1):
-        reflect(y[k:], normals[start : start + n - k], squares, partials)
+        reflect(y[k:], mirrors[start : start + n - k], squares, partials)
         start += n - k
     for j in range(lane(), n, lanes()):
         y[j] *= spectrum[j]
     sync()
     for k in range(n - 2, -1, -1):
         start -= n - k
-        reflect(y[k:], normals[start : start + n - k], squares, partials)
+        reflect(y[k:], mirrors[start : start + n - k], squares, partials)
     for j in range(lane(), n, lanes()):
         out[j] += y[j]
     sync()
 
 
 @kernel
-def mirror_vectors(normals, n, stream, purpose, step, work):
-    """Fill `normals` with the vectors v = z + sign(z_0) |z| e_0 of the reflections; `work` (n + 32,) scratch."""
-    rng.normals_into(normals, 0, stream, purpose, step)
+def mirror_vectors(mirrors, n, stream, purpose, step, work):
+    """mirrors = the vectors v = z + sign(z_0) |z| e_0; `work` (n + 32,) scratch."""
+    rng.normals_into(mirrors, 0, stream, purpose, step)
     sync()
     start = 0
     for k in range(n - 1):
-        z = normals[start : start + n - k]
+        z = mirrors[start : start + n - k]
         for j in range(lane(), n - k, lanes()):
             work[j] = z[j] * z[j]
         sync()
@@ -101,9 +103,10 @@ def entry_noise(matrix, a, n, code, low, scale, stream, purpose, step):
 def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with_grad):
     """Loss and gradient, see `Task`.
 
-    data.floats: A (n, n), then the noise spectrum (n,) if its code is EIGEN.  data.sizes: n, noise code, log output.
-    data.hyper: loss scale c, noise offset, noise scale.
-    work: u (n), 3n + 32 scratch, then n^2 noisy matrix (iid noise) or n (n + 1) / 2 - 1 mirror vectors (EIGEN).
+    data.floats: A (n, n), then the noise spectrum (n,) if the noise code is EIGEN.
+    data.sizes: n, noise code, log output.  data.hyper: loss scale c, noise offset, noise scale.
+    work: u (n,), scratch (3n + 32,), then the noisy matrix (n, n) of iid noise or the mirror
+    vectors (n (n + 1) / 2 - 1,) of EIGEN noise.
     """
     n, code, log_output = data.sizes[0], data.sizes[1], data.sizes[2]
     a = data.floats[: n * n]
@@ -141,8 +144,8 @@ def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with
             grad[i] *= factor
         sync()
     if log_output:
-        return float(c) * math.log(float(q) + FLOOR)
-    return float(c) * float(q)
+        return np.float64(c) * math.log(np.float64(q) + FLOOR)
+    return np.float64(c) * np.float64(q)
 
 
 @entry_point(EVALUATE_SIG)
@@ -156,25 +159,61 @@ def spectrum_of(law: tuple, n: int) -> np.ndarray:
     return np.linspace(low, high, n) if kind == "linspace_eigen" else np.geomspace(low, high, n)
 
 
+def check_law(option: str, law: tuple, kinds: tuple[str, ...]) -> None:
+    """Refuse what is not (kind, number, number) with numbers that make sense for that kind.
+
+    Raises:
+        TaskError: as said, naming the option.
+    """
+    if len(law) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in law[1:]):
+        raise TaskError(f"{option} must be (law, number, number), got {law!r}")
+    kind, a, b = law
+    if kind not in kinds:
+        raise TaskError(unknown(f"law of {option}", kind, kinds))
+    if kind == "normal" and b < 0.0:
+        raise TaskError(f"{option}: the standard deviation must be at least 0, got {b}")
+    if kind != "normal" and b < a:
+        raise TaskError(f"{option}: the upper end {b} is below the lower end {a}")
+    if kind == "logspace_eigen" and a <= 0.0:
+        raise TaskError(f"{option}: a log-spaced spectrum must be positive, got lower end {a}")
+
+
+def draw_law(r: np.random.RandomState, matrix: bool) -> tuple:
+    """A law of the matrix, or of its noise, as TaskSet draws it."""
+    kind = str(r.choice(["normal", "linspace_eigen", "uniform", "logspace_eigen"]))
+    if kind == "logspace_eigen":
+        return kind, 1e-5, float(r.uniform(1.0, 1000.0 if matrix else 10.0))
+    if kind == "normal":
+        mean = r.normal(0.0, 1.0 if matrix else 0.05)
+        return kind, float(mean), float(r.uniform(0.0, 2.0 if matrix else 0.05))
+    if kind == "uniform":
+        low = r.uniform(-3.0, 1.0) if matrix else r.uniform(-0.15, 0.05)
+        return kind, float(low), float(low + r.uniform(0.0, 5.0 if matrix else 0.25))
+    low = r.uniform(0.01, 50.0 if matrix else 2.0)
+    return kind, float(low), float(low + r.uniform(0.0, 100.0 if matrix else 10.0))
+
+
 @register_task("quadratic")
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Task):
-    """A quadratic c |(A + N) x|^2 of a random matrix A, with noise N drawn anew at every evaluation.
+    """A quadratic c |(A + N) x|^2 of a random matrix A, with new noise N at every evaluation.
 
     dims       n, the number of parameters
-    condition  condition number of the Hessian 2 A^T A, whose eigenvalues are then log-spaced from 1 / condition to 1 in
-               a random orthonormal basis; used if `matrix` is empty
-    matrix     law of A: ("normal", mean, std) or ("uniform", low, high) entries, or ("linspace_eigen", low, high) or
-               ("logspace_eigen", low, high) for A = Q diag(spectrum) Q^T with a random orthonormal Q
-    noise      standard deviation of iid normal noise on the entries of A, or any law above; an `_eigen` law has a fresh Q
+    condition  condition number of the Hessian 2 A^T A, whose eigenvalues are then log-spaced from
+               1 / condition to 1 in a random orthonormal basis; used if `matrix` is empty
+    matrix     law of A: ("normal", mean, std) or ("uniform", low, high) entries, or
+               ("linspace_eigen", low, high) or ("logspace_eigen", low, high) for
+               A = Q diag(spectrum) Q^T with a random orthonormal Q
+    noise      standard deviation of iid normal noise on the entries of A, or any law above; an
+               `_eigen` law has a new Q every time
     start      law of the initial parameters: ("normal", mean, std) or ("uniform", low, high)
     output     "identity", or "log" for c log(|(A + N) x|^2 + 1e-8)
     scale      c
     seed       address of A
 
-    The published family makes the Q of `_eigen` noise by a QR decomposition of uniform entries, O(n^3) at each evaluation.
-    Here Q is a product of n - 1 random reflections (Stewart, SIAM J. Numer. Anal. 17, 1980): O(n^2), exactly Haar, and
-    only ever applied to vectors.
+    The published family makes the Q of `_eigen` noise by a QR decomposition of uniform entries,
+    O(n^3) at each evaluation.  Here Q is a product of n - 1 random reflections (Stewart, SIAM J.
+    Numer. Anal. 17, 1980): O(n^2), exactly Haar, and only ever applied to vectors.
 
     Raises:
         TaskError: an option is out of range.
@@ -197,7 +236,7 @@ class Quadratic(Task):
         if self.dims < 1:
             raise TaskError(f"dims must be at least 1, got {self.dims}")
         if not 1.0 <= self.condition < math.inf:
-            raise TaskError(f"condition must be a finite number of at least 1, got {self.condition}")
+            raise TaskError(f"condition must be finite and at least 1, got {self.condition}")
         if not 0.0 < self.scale < math.inf:
             raise TaskError(f"scale must be positive and finite, got {self.scale}")
         if self.output not in ("identity", "log"):
@@ -221,7 +260,7 @@ class Quadratic(Task):
         return Layout((("x", (self.dims,)),))
 
     @functools.cached_property
-    def data(self) -> TaskData:
+    def arrays(self) -> TaskData:
         """Matrix, noise law and loss scale, see `evaluate_quadratic`."""
         code, low, scale = NONE, 0.0, 0.0
         floats = self.draw_matrix().reshape(-1)
@@ -263,7 +302,7 @@ class Quadratic(Task):
         return (q * spectrum_of(law, n)) @ q.T
 
     def work_size(self, batch: int) -> int:
-        """Two vectors without noise, the noise's numbers with it."""
+        """Four vectors and 32 partial sums, and the random numbers if there is noise."""
         n, code = self.dims, int(self.data.sizes[1])
         noise = {NONE: 0, EIGEN: n * (n + 1) // 2 - 1}.get(code, n * n)
         return 4 * n + 32 + noise
@@ -312,9 +351,9 @@ class Quadratic(Task):
 
     @classmethod
     def sample(cls, seed: int) -> Self:
-        """Task `quadratic_family_seed<seed>` of TaskSet: same generator, same draws in the same order."""
-        r = np.random.RandomState(seed)  # noqa: NPY002 - the published sampler's generator
-        matrix = draw_law(r, matrix_laws(r))
+        """Task `quadratic_family_seed<seed>` of TaskSet, drawn from its legacy generator."""
+        r = np.random.RandomState(seed)
+        matrix = draw_law(r, matrix=True)
         kind = str(r.choice(["normal", "uniform"]))
         if kind == "normal":
             start = (kind, float(r.normal(0.0, 1.0)), float(r.uniform(0.0, 2.0)))
@@ -325,7 +364,7 @@ class Quadratic(Task):
         dims = int(np.round(np.exp(r.uniform(math.log(2), math.log(3000)))))
         instance = int(r.randint(0, 100000))
         scale = float(np.exp(r.uniform(math.log(1e-5), math.log(1e3))))
-        noise = draw_law(r, noise_laws(r)) if r.choice([True, False]) else 0.0
+        noise = draw_law(r, matrix=False) if r.choice([True, False]) else 0.0
         return cls(dims, 100.0, matrix, noise, start, output, scale, instance)
 
     @classmethod

@@ -1,0 +1,153 @@
+"""The outer optimizer: a hand-made optimizer applied to theta, with clip, schedule and averaging.
+
+Any registered optimizer that has a `learning_rate` and does not read the loss can be used, by name.  One outer step:
+clip each coordinate of the gradient to +-clip (methods 1.6: without it no training occurs), step with the learning rate of
+that outer step, update the average of theta that is shipped.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lopt.errors import ConfigError, LoptError, OptimizerError, unknown
+from lopt.layout import Layout
+from lopt.optimizer import Optimizer, optimizer
+
+SCHEDULES = ("constant", "cosine")
+
+
+class OuterState(NamedTuple):
+    """State of the outer optimizer.
+
+    flat     (S,) float32, the optimizer's own
+    average  (D,) float64, exponential moving average of theta
+    count    outer steps made
+    """
+
+    flat: np.ndarray
+    average: np.ndarray
+    count: int
+
+
+class OuterOptimizer:
+    """theta, gradient -> new theta.
+
+    Args:
+        cfg: attributes optimizer, options (name and options of a registered optimizer), clip (0: none), warmup (outer
+            steps), schedule ("constant" or "cosine"), final_fraction (of the learning rate, where the cosine ends), ema
+            (decay of the average of theta; 0: no averaging).
+        layout: names and shapes inside theta.
+        outer_steps: length of the whole run; where the cosine ends.
+
+    Raises:
+        OptimizerError: unknown optimizer or option, one without `learning_rate`, or one that needs the loss.
+        ConfigError: a setting out of range.
+    """
+
+    def __init__(self, cfg: Any, layout: Layout, outer_steps: int) -> None:
+        _check(cfg, outer_steps)
+        self._cfg, self._layout, self._outer_steps = cfg, layout, outer_steps
+        self._opt: Optimizer = optimizer(cfg.optimizer, **dict(cfg.options))
+        if not hasattr(self._opt, "learning_rate") or self._opt.uses_loss:
+            raise OptimizerError(
+                f"outer.optimizer = {cfg.optimizer!r} cannot be used on theta: it needs a learning_rate to schedule and "
+                "must not read the loss; 'adam' can"
+            )
+        self._work = np.zeros(self._opt.work_size(layout), np.float32)
+
+    def init(self, theta: np.ndarray) -> OuterState:
+        """State before the first outer step, for theta (D,) float32."""
+        flat = self._opt.init_state(self._opt.init_theta(), self._layout)
+        return OuterState(flat, theta.astype(np.float64), 0)
+
+    def learning_rate(self, outer_step: int) -> float:
+        """Learning rate of an outer step, counted from 0.
+
+        Step t of a warm-up of w steps has (t + 1) / w of the full rate.  The cosine then falls from 1 at t = w to
+        `final_fraction` at t = outer_steps - 1, and stays there.
+        """
+        cfg, peak = self._cfg, float(self._opt.learning_rate)
+        if outer_step < cfg.warmup:
+            return peak * (outer_step + 1) / cfg.warmup
+        if cfg.schedule == "constant":
+            return peak
+        span = max(self._outer_steps - 1 - cfg.warmup, 1)
+        progress = min((outer_step - cfg.warmup) / span, 1.0)
+        low = cfg.final_fraction
+        return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def step(
+        self, theta: np.ndarray, grad: np.ndarray, state: OuterState
+    ) -> tuple[np.ndarray, OuterState]:
+        """One outer step; inputs are left untouched.  theta, grad (D,) float32.
+
+        Raises:
+            LoptError: a gradient coordinate is not finite, or the optimizer refused the step.
+        """
+        self._refuse_nonfinite(grad)
+        clip = self._cfg.clip
+        clipped = np.clip(grad, -clip, clip) if clip > 0 else grad.copy()
+        rate = self.learning_rate(state.count)
+        opt = dataclasses.replace(self._opt, learning_rate=rate)
+        new, flat = theta.copy(), state.flat.copy()
+        status = opt.entry(
+            opt.init_theta(), new, clipped, flat, 0.0, 0, opt.opt_data(self._layout), self._work
+        )
+        if status != 0 or not np.isfinite(new).all():
+            raise LoptError(
+                f"outer optimizer {opt.name!r} failed in outer step {state.count} (status {status}, learning rate "
+                f"{rate:g}); lower the learning rate"
+            )
+        return new, OuterState(flat, self._averaged(new, state), state.count + 1)
+
+    def _averaged(self, theta: np.ndarray, state: OuterState) -> np.ndarray:
+        """Exponential average that starts from nothing: the bias correction is folded into the weight."""
+        decay = self._cfg.ema
+        weight = (1 - decay) / (1 - decay ** (state.count + 1))
+        return state.average + weight * (theta - state.average)
+
+    def _refuse_nonfinite(self, grad: np.ndarray) -> None:
+        bad = np.flatnonzero(~np.isfinite(grad))
+        if bad.size:
+            where = max(i for i, o in enumerate(self._layout.offsets) if o <= bad[0])
+            raise LoptError(
+                f"outer gradient has {bad.size} non-finite values of {grad.size}, the first ({grad[bad[0]]}) in "
+                f"{self._layout.names[where]!r}; the step was not made"
+            )
+
+    def average(self, state: OuterState) -> np.ndarray:
+        """Averaged theta (D,) float32; theta itself before the first step."""
+        return state.average.astype(np.float32)
+
+    def state_arrays(self, state: OuterState) -> dict[str, np.ndarray]:
+        """The state as named arrays; `load_arrays` is the inverse."""
+        return {
+            "flat": state.flat,
+            "average": state.average,
+            "count": np.array([state.count], np.int64),
+        }
+
+    def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> OuterState:
+        """The state from the arrays of `state_arrays`."""
+        return OuterState(
+            arrays["flat"].copy(), arrays["average"].copy(), int(arrays["count"][0])
+        )
+
+
+def _check(cfg: Any, outer_steps: int) -> None:
+    if cfg.schedule not in SCHEDULES:
+        raise ConfigError(unknown("outer.schedule", cfg.schedule, SCHEDULES))
+    checks = {
+        "clip": (cfg.clip >= 0 and math.isfinite(cfg.clip), "a number >= 0 (0: no clip)"),
+        "warmup": (cfg.warmup >= 0, "an integer >= 0"),
+        "final_fraction": (0 <= cfg.final_fraction <= 1, "between 0 and 1"),
+        "ema": (0 <= cfg.ema < 1, "in [0, 1)"),
+    }
+    for key, (good, valid) in checks.items():
+        if not good:
+            raise ConfigError(f"outer.{key} = {getattr(cfg, key)} is not valid: {valid}")
+    if outer_steps < 1:
+        raise ConfigError(f"outer_steps = {outer_steps} is not valid: at least 1")

@@ -1,0 +1,110 @@
+"""Evaluating pairs: faults become lost pairs, losses meet in one exchange, work is shared out.
+
+Losses of an outer step are one float64 vector of 2 P numbers, zero where a rank did nothing.  Its sum over ranks is exact,
+so every rank holds the same bits.  A member without a usable loss is a non-finite number that also says why; adding zeros
+leaves it alone, so the reasons of all ranks cost no byte.
+"""
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lopt.comm import Comm
+from lopt.errors import LostPairsError
+from lopt.es.problem import Particle, UnrolledProblem
+
+DIVERGED, RAISED = math.nan, math.inf  # what stands in the exchange for a lost member
+
+
+@dataclasses.dataclass
+class Members:
+    """Runs members of pairs and turns what goes wrong into lost members.
+
+    `clip_diverged`: a finite loss of a diverged member counts (the problem clipped it); otherwise the member is lost.
+    `fault` is the text of the first exception on this rank.
+    """
+
+    problem: UnrolledProblem
+    clip_diverged: bool
+    fault: str | None = None
+
+    def start(self, theta: np.ndarray, episode: int, pair: int) -> Particle | None:
+        """A particle at inner step 0; None if the problem raised."""
+        try:
+            return self.problem.start(theta, episode, pair)
+        except Exception as error:
+            self._note(error)
+            return None
+
+    def run(
+        self, theta: np.ndarray, state: Particle | None, episode: int, pair: int, t0: int, steps: int
+    ) -> tuple[float, Particle | None]:
+        """Loss of a window and the particle after it; a lost member has a non-finite loss."""
+        if state is None:
+            return RAISED, None
+        try:
+            window = self.problem.run(theta, state, episode, pair, t0, steps)
+            loss, lost = float(window.loss), bool(window.lost)
+            if window.inner_steps != steps and not lost:
+                raise ValueError(f"run made {window.inner_steps} of {steps} inner steps")
+        except Exception as error:
+            self._note(error)
+            return RAISED, None
+        if not math.isfinite(loss) or (lost and not self.clip_diverged):
+            return DIVERGED, None
+        return loss + 0.0, window.state  # no -0.0: a sum with another rank's 0.0 would lose its sign
+
+    def _note(self, error: Exception) -> None:
+        if self.fault is None:
+            self.fault = f"{type(error).__name__}: {error}"
+
+
+def exchange(comm: Comm, losses: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Sum (P, 2) losses over ranks, in place.
+
+    Returns: losses with NaN where a member was lost, pairs lost to an exception, pairs lost to divergence.
+    """
+    comm.allreduce_scalars(losses.reshape(-1))
+    raised = np.isinf(losses).any(axis=1)
+    lost = ~np.isfinite(losses).all(axis=1)
+    losses[~np.isfinite(losses)] = np.nan
+    return losses, int(raised.sum()), int((lost & ~raised).sum())
+
+
+def refuse_many_lost(
+    outer_step: int, pairs: int, raised: int, diverged: int, fault: str | None
+) -> None:
+    """Stop where a gradient would stand on less than half of the pairs.
+
+    Raises:
+        LostPairsError: more than half of the pairs were lost; counts the reasons.
+    """
+    if 2 * (raised + diverged) <= pairs:
+        return
+    first = f" (first on this rank: {fault})" if fault else ""
+    raise LostPairsError(
+        f"outer step {outer_step} lost {raised + diverged} of {pairs} pairs, at most half may be lost: in {raised} the "
+        f"problem raised an exception{first}, in {diverged} the loss diverged"
+    )
+
+
+def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[int]:
+    """A rank for each piece of work: largest cost first, always to the rank with least to do.
+
+    Graham's longest-processing-time rule; ties go to the lower index, so all ranks agree without talking.
+
+    Args:
+        costs: predicted cost of each piece.
+        loads: what each rank has to do already.
+    """
+    heap = [(load, rank) for rank, load in enumerate(loads)]
+    heapq.heapify(heap)
+    owners = [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        load, rank = heapq.heappop(heap)
+        owners[i] = rank
+        heapq.heappush(heap, (load + costs[i], rank))
+    return owners
