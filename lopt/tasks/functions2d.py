@@ -274,7 +274,7 @@ class Function2D(Task):
         exp, cos, sin, pi = cmath.exp, cmath.cos, cmath.sin, cmath.pi
         match self.function:
             case "bowl":
-                condition, angle = map(float, self.data.hyper)
+                condition, angle = map(float, self.arrays.hyper)
                 c, s = math.cos(angle), math.sin(angle)
                 return 0.5 * (condition * (c * x - s * y) ** 2 + (s * x + c * y) ** 2)
             case "rosenbrock":

@@ -303,7 +303,7 @@ class Quadratic(Task):
 
     def work_size(self, batch: int) -> int:
         """Four vectors and 32 partial sums, and the random numbers if there is noise."""
-        n, code = self.dims, int(self.data.sizes[1])
+        n, code = self.dims, int(self.arrays.sizes[1])
         noise = {NONE: 0, EIGEN: n * (n + 1) // 2 - 1}.get(code, n * n)
         return 4 * n + 32 + noise
 
@@ -320,10 +320,10 @@ class Quadratic(Task):
         self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
     ) -> tuple[float, np.ndarray]:
         """See `Task.reference`."""
-        n, code = self.dims, int(self.data.sizes[1])
-        m = self.data.floats[: n * n].reshape(n, n).astype(np.float64)
+        n, code = self.dims, int(self.arrays.sizes[1])
+        m = self.arrays.floats[: n * n].reshape(n, n).astype(np.float64)
         m = m + self._noise_matrix(code, stream, rng.NOISE + split, step)
-        c = float(self.data.hyper[0])
+        c = float(self.arrays.hyper[0])
         u = m @ params
         q = u @ u
         if self.output == "log":
@@ -342,12 +342,12 @@ class Quadratic(Task):
                 h = np.eye(n)
                 h[k:, k:] -= 2.0 * np.outer(v, v) / (v @ v)
                 q = q @ h
-            return q @ np.diag(self.data.floats[n * n :].astype(np.float64)) @ q.T
+            return q @ np.diag(self.arrays.floats[n * n :].astype(np.float64)) @ q.T
         if code == NONE:
             return np.zeros((n, n))
         draw = rng.normals if code == NORMAL else rng.uniforms
         z = draw(n * n, stream, purpose, step).reshape(n, n).astype(np.float64)
-        return float(self.data.hyper[1]) + float(self.data.hyper[2]) * z
+        return float(self.arrays.hyper[1]) + float(self.arrays.hyper[2]) * z
 
     @classmethod
     def sample(cls, seed: int) -> Self:

@@ -1,10 +1,11 @@
-"""A deterministic team of lanes: runs kernels as plain Python and finds missing and divergent barriers.
+"""A deterministic team of lanes: kernels as plain Python, missing and divergent barriers found.
 
 Each lane is a thread, but only one runs at a time: alone, until its next `sync()`.  Then the next
 lane runs its part of the same phase, in ascending or descending order of lanes.  A kernel whose
-barriers are right gives the same bits in both orders and for any number of lanes; where a barrier is
-missing, one lane reads what another has not written yet, or has overwritten already, and the orders
-disagree.  Lanes that wait at different barriers, or finish while others wait, are an error by name.
+barriers are right gives the same bits in both orders and for any number of lanes; where a barrier
+is missing, one lane reads what another has not written yet, or has overwritten already, and the
+orders disagree.  Lanes that wait at different barriers, or finish while others wait, are an error
+that names the places.
 """
 
 import functools
@@ -26,7 +27,7 @@ class LaneError(AssertionError):
 
 
 def interpreted(function: Callable, replacements: dict) -> Callable:
-    """A copy of a kernel and of all it calls, as plain Python, with other meanings for some functions.
+    """A copy of a kernel and of all it calls, as plain Python, with some functions replaced.
 
     Args:
         function: a compiled kernel or a Python function.
@@ -54,7 +55,7 @@ def _interpret(function: Callable, done: dict) -> Callable:
 
 
 def _is_kernel(value: object, done: dict) -> bool:
-    """Compiled functions are; so are plain ones of lopt, which is what is left of them without the JIT."""
+    """Compiled functions are, and plain ones of lopt: what is left of them when the JIT is off."""
     if hasattr(value, "py_func"):
         return True
     if not isinstance(value, types.FunctionType):
@@ -86,15 +87,17 @@ class _Team:
         self.stopping = False
         self.order = range(lanes) if order == "ascending" else range(lanes - 1, -1, -1)
 
-    def sync(self) -> None:
+    def wait(self, site: tuple) -> None:
+        """End the running lane's phase at a barrier."""
         lane = _here.lane
-        self.site[lane] = _call_sites(sys._getframe(1))
+        self.site[lane] = site
         self.back.release()
         self.turn[lane].acquire()
         if self.stopping:
             raise SystemExit
 
-    def work(self, lane: int, function: Callable, arguments: tuple) -> None:
+    def live(self, lane: int, function: Callable, arguments: tuple) -> None:
+        """What the thread of a lane does."""
         _here.lane, _here.team = lane, self
         self.turn[lane].acquire()
         try:
@@ -103,19 +106,16 @@ class _Team:
                     self.results[lane] = function(*arguments)
         except SystemExit:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the caller of `run`
+        except BaseException as error:  # raised again by `phase`
             self.errors[lane] = error
         self.site[lane] = None
         self.back.release()
 
-    def let_run(self, lane: int) -> None:
-        self.turn[lane].release()
-        self.back.acquire()
-
     def phase(self) -> bool:
         """One phase of every lane; False when all have finished."""
         for lane in self.order:
-            self.let_run(lane)
+            self.turn[lane].release()
+            self.back.acquire()
             if self.errors[lane] is not None:
                 raise self.errors[lane]
         first = self.site[0]
@@ -133,7 +133,7 @@ _here = threading.local()
 def _call_sites(frame: types.FrameType | None) -> tuple:
     """(function, line) of every frame from a barrier up to the kernel's entry."""
     sites = []
-    while frame is not None and frame.f_code is not _Team.work.__code__:
+    while frame is not None and frame.f_code is not _Team.live.__code__:
         sites.append((frame.f_code.co_name, frame.f_lineno))
         frame = frame.f_back
     return tuple(sites)
@@ -145,6 +145,10 @@ def _describe(site: tuple | None) -> str:
     return "waits in " + " called from ".join(f"{name} (line {line})" for name, line in site)
 
 
+def _sync() -> None:
+    _here.team.wait(_call_sites(sys._getframe(1)))
+
+
 def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """The contract of `matmul`, element by element, so that the bits do not depend on the lanes."""
     for name, x in (("a", a), ("b", b)):
@@ -154,17 +158,17 @@ def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             raise LaneError(f"matmul: out shares memory with {name}")
     if not out.flags.c_contiguous or out.shape != (a.shape[0], b.shape[1]):
         raise LaneError(f"matmul: out has shape {out.shape}, or is not C-contiguous")
-    _here.team.sync()
+    _sync()
     n = out.shape[1]
     for i in range(_here.lane, out.size, _here.team.lanes):
         out[i // n, i % n] = np.dot(a[i // n], b[:, i % n])
-    _here.team.sync()
+    _sync()
 
 
 _HOOKS = {
     hooks.lane: lambda: _here.lane,
     hooks.lanes: lambda: _here.team.lanes,
-    hooks.sync: lambda: _here.team.sync(),
+    hooks.sync: _sync,
     hooks.matmul: _matmul,
 }
 
@@ -183,7 +187,7 @@ def run(kernel: Callable, arguments: tuple, lanes: int, order: str = "ascending"
     team = _Team(lanes, order)
     function = _on_team(kernel)
     threads = [
-        threading.Thread(target=team.work, args=(lane, function, arguments))
+        threading.Thread(target=team.live, args=(lane, function, arguments))
         for lane in range(lanes)
     ]
     for thread in threads:
@@ -237,6 +241,4 @@ def check(
 
 def _bits(values: Sequence) -> list[bytes]:
     """The bytes of numbers, arrays and tuples of arrays."""
-    return [
-        b"".join(_bits(v)) if isinstance(v, tuple) else np.asarray(v).tobytes() for v in values
-    ]
+    return [b"".join(_bits(v)) if isinstance(v, tuple) else np.asarray(v).tobytes() for v in values]
