@@ -96,23 +96,51 @@ def _matmul_cpu(a, b, out):
 
 
 @kernel
-def sum32(values, n, partials):
-    """Sum of values[:n], the same bits for any number of lanes.
+def add_partials(values, n, partials):
+    """partials[k] += sum of values[k], values[k + 32], ... below n, for the 32 k.  No barrier."""
+    whole = n - n % PARTIALS
+    for base in range(0, whole, PARTIALS):
+        for k in range(lane(), PARTIALS, lanes()):
+            partials[k] += values[base + k]
+    for k in range(lane(), n - whole, lanes()):
+        partials[k] += values[whole + k]
 
-    Math: partial k sums elements k, k + 32, ...; every lane then adds the 32 partials in ascending order.
-    `partials` is scratch of at least 32 elements.  Two barriers; on return every lane holds the sum.
-    """
+
+@kernel
+def add_square_partials(values, n, partials):
+    """`add_partials` of the squares."""
+    whole = n - n % PARTIALS
+    for base in range(0, whole, PARTIALS):
+        for k in range(lane(), PARTIALS, lanes()):
+            partials[k] += values[base + k] * values[base + k]
+    for k in range(lane(), n - whole, lanes()):
+        partials[k] += values[whole + k] * values[whole + k]
+
+
+@kernel
+def clear_partials(partials):
+    """Set 32 partial sums to 0.  No barrier: each lane clears what it adds to."""
     for k in range(lane(), PARTIALS, lanes()):
-        s = values.dtype.type(0)
-        for i in range(k, n, PARTIALS):
-            s += values[i]
-        partials[k] = s
+        partials[k] = partials.dtype.type(0)
+
+
+@kernel
+def fold_partials(partials):
+    """Sum of the 32 partials in ascending order, on every lane.  Two barriers around the reading."""
     sync()
-    total = values.dtype.type(0)
+    total = partials.dtype.type(0)
     for k in range(PARTIALS):
         total += partials[k]
     sync()
     return total
+
+
+@kernel
+def sum32(values, n, partials):
+    """Sum of values[:n], the same bits for any number of lanes; `partials` is scratch of at least 32 elements."""
+    clear_partials(partials)
+    add_partials(values, n, partials)
+    return fold_partials(partials)
 
 
 @functools.cache

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from helpers import lane_scheduler
+from helpers.kernel_arguments import SCRATCH, optimizer_arguments, task_arguments
 from helpers.lane_scheduler import LANE_COUNTS, LaneError
 
 from lopt import arch, rng, tasks  # noqa: F401 - importing registers
 from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sum32, sync
-from lopt.layout import Layout
 from lopt.optimizer import OPTIMIZERS, Optimizer
-from lopt.task import TASKS, TRAIN, Task
+from lopt.task import TASKS, Task
 
 TASK_EXAMPLES = [t for _, cls in sorted(TASKS.items()) for t in cls.examples()]
 OPTIMIZER_CASES = [
@@ -18,7 +18,6 @@ OPTIMIZER_CASES = [
     for opt in cls.examples()
     for is_valid in range(1 + cls.uses_valid_loss)
 ]
-TINY = Layout((("w", (3, 2)), ("b", (2,)), ("s", ())))
 
 
 @kernel
@@ -180,22 +179,11 @@ def call_matmul(a, b, out):
     matmul(a, b, out)
 
 
-def task_arguments(task: Task, with_grad: int):
-    """Arguments of a task's kernel on a batch of at most 3 rows."""
-    batch, stream = min(task.batch_size, 3), rng.stream(5)
-    rows = rng.integers(batch, *task.splits[TRAIN], stream, rng.BATCH + TRAIN)
-    params = task.init(stream)
-    return lambda: (
-        params.copy(), np.full_like(params, 7.0), task.arrays, rows, stream, TRAIN, 2,
-        np.empty(task.work_size(batch), np.float32), with_grad,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("task", TASK_EXAMPLES, ids=lambda t: t.name)
 def test_tasks_do_not_depend_on_the_lanes(task: Task) -> None:
     core = type(task).core
-    lane_scheduler.check(core, task_arguments(task, 1), scratch=(7,))
-    arguments, compiled = task_arguments(task, 1)(), task_arguments(task, 1)()
+    lane_scheduler.check(core, task_arguments(task), scratch=(SCRATCH,))
+    arguments, compiled = task_arguments(task)(), task_arguments(task)()
     loss = lane_scheduler.run(core, arguments, 3)[0]
     assert loss == pytest.approx(task.entry(*compiled), rel=1e-5)
     np.testing.assert_array_equal(arguments[0], compiled[0])
@@ -205,33 +193,19 @@ def test_tasks_do_not_depend_on_the_lanes(task: Task) -> None:
 
 @pytest.mark.parametrize("task", TASK_EXAMPLES, ids=lambda t: t.name)
 def test_tasks_leave_the_gradient_alone_unless_asked(task: Task) -> None:
-    lane_scheduler.check(type(task).core, task_arguments(task, 0), scratch=(7,), lane_counts=(1, 3))
+    lane_scheduler.check(
+        type(task).core, task_arguments(task, 0), scratch=(SCRATCH,), lane_counts=(1, 3)
+    )
     arguments = task_arguments(task, 0)()
     lane_scheduler.run(type(task).core, arguments, 3)
     assert (arguments[1] == 7.0).all()
-
-
-def optimizer_arguments(opt: Optimizer, is_valid: int):
-    """Arguments of an optimizer's kernel: three tensors, a state a few steps old."""
-    theta = opt.init_theta(1)
-    params, grad = (rng.normals(TINY.size, rng.stream(k), rng.TASK) for k in (1, 2))
-    state, data = opt.init_state(theta, TINY), opt.opt_data(TINY)
-    for t in range(3):
-        opt.entry(
-            theta, params, grad.copy(), state, 1.0 / (1 + t), 0, data,
-            np.empty(opt.work_size(TINY), np.float32),
-        )  # fmt: skip
-    return lambda: (
-        theta, params.copy(), grad.copy(), state.copy(), 0.2, is_valid, data,
-        np.empty(opt.work_size(TINY), np.float32),
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("opt", "is_valid"), OPTIMIZER_CASES, ids=str)
 def test_optimizers_do_not_depend_on_the_lanes(opt: Optimizer, is_valid: int) -> None:
     core = type(opt).core
     make = optimizer_arguments(opt, is_valid)
-    lane_scheduler.check(core, make, scratch=(7,))
+    lane_scheduler.check(core, make, scratch=(SCRATCH,))
     arguments, compiled = make(), make()
     assert lane_scheduler.run(core, arguments, 3)[0] == opt.entry(*compiled) == 0
     moved = abs(compiled[1] - make()[1]).max()

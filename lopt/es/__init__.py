@@ -1,11 +1,13 @@
-"""Evolution strategies for unrolled problems: estimators, perturbations, shaping, the outer optimizer.
+"""Evolution strategies for unrolled problems.
 
-    estimator = make_estimator(cfg, problem, comm, seed)       # cfg as lopt.config.EsConfig
-    state = estimator.init(theta)
-    estimate, state = estimator.step(theta, outer_step, state)
+cfg = lopt.config.EsConfig(estimator="nres", pairs=16, sigma=0.01)
+estimator = make_estimator(cfg, problem, comm, seed)
+state = estimator.init(theta)
+estimate, state = estimator.step(theta, outer_step, state)
 """
 
-from lopt.es.estimators import ESTIMATORS, Estimate, Estimator, make_estimator
+from lopt.es.estimator import Estimate, Estimator
+from lopt.es.estimators import ESTIMATORS, make_estimator
 from lopt.es.outer import OuterOptimizer, OuterState
 from lopt.es.problem import UnrolledProblem, Window
 from lopt.es.shaping import Shaping

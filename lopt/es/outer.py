@@ -1,8 +1,9 @@
 """The outer optimizer: a hand-made optimizer applied to theta, with clip, schedule and averaging.
 
-Any registered optimizer that has a `learning_rate` and does not read the loss can be used, by name.  One outer step:
-clip each coordinate of the gradient to +-clip (methods 1.6: without it no training occurs), step with the learning rate of
-that outer step, update the average of theta that is shipped.
+Any registered optimizer that has a `learning_rate` and does not read the loss can be used, by name.
+One outer step: clip each coordinate of the gradient to +-clip (Metz et al. 2020: without it no
+training occurs), step with the learning rate of that outer step, update the average of theta, which
+is what is shipped.
 """
 
 import dataclasses
@@ -36,14 +37,16 @@ class OuterOptimizer:
     """theta, gradient -> new theta.
 
     Args:
-        cfg: attributes optimizer, options (name and options of a registered optimizer), clip (0: none), warmup (outer
-            steps), schedule ("constant" or "cosine"), final_fraction (of the learning rate, where the cosine ends), ema
-            (decay of the average of theta; 0: no averaging).
+        cfg: attributes optimizer and options (of a registered optimizer), clip (largest magnitude
+            of a gradient coordinate), warmup (outer steps), schedule ("constant" or "cosine"),
+            final_fraction (of the learning rate, where the cosine ends), ema (decay of the average
+            of theta; 0: no average), as `lopt.config.OuterConfig` has them.
         layout: names and shapes inside theta.
         outer_steps: length of the whole run; where the cosine ends.
 
     Raises:
-        OptimizerError: unknown optimizer or option, one without `learning_rate`, or one that needs the loss.
+        OptimizerError: unknown optimizer or option, one without `learning_rate`, or one that reads
+            the loss.
         ConfigError: a setting out of range.
     """
 
@@ -53,8 +56,8 @@ class OuterOptimizer:
         self._opt: Optimizer = optimizer(cfg.optimizer, **dict(cfg.options))
         if not hasattr(self._opt, "learning_rate") or self._opt.uses_loss:
             raise OptimizerError(
-                f"outer.optimizer = {cfg.optimizer!r} cannot be used on theta: it needs a learning_rate to schedule and "
-                "must not read the loss; 'adam' can"
+                f"outer.optimizer = {cfg.optimizer!r} cannot be used on theta: it has no "
+                "learning_rate to schedule, or reads the loss; 'adam' can be used"
             )
         self._work = np.zeros(self._opt.work_size(layout), np.float32)
 
@@ -66,8 +69,8 @@ class OuterOptimizer:
     def learning_rate(self, outer_step: int) -> float:
         """Learning rate of an outer step, counted from 0.
 
-        Step t of a warm-up of w steps has (t + 1) / w of the full rate.  The cosine then falls from 1 at t = w to
-        `final_fraction` at t = outer_steps - 1, and stays there.
+        Step t of a warm-up of w steps has (t + 1) / w of the full rate.  The cosine then falls
+        from 1 at t = w to `final_fraction` at t = outer_steps - 1, and stays there.
         """
         cfg, peak = self._cfg, float(self._opt.learning_rate)
         if outer_step < cfg.warmup:
@@ -88,8 +91,7 @@ class OuterOptimizer:
             LoptError: a gradient coordinate is not finite, or the optimizer refused the step.
         """
         self._refuse_nonfinite(grad)
-        clip = self._cfg.clip
-        clipped = np.clip(grad, -clip, clip) if clip > 0 else grad.copy()
+        clipped = np.clip(grad, -self._cfg.clip, self._cfg.clip)
         rate = self.learning_rate(state.count)
         opt = dataclasses.replace(self._opt, learning_rate=rate)
         new, flat = theta.copy(), state.flat.copy()
@@ -98,13 +100,13 @@ class OuterOptimizer:
         )
         if status != 0 or not np.isfinite(new).all():
             raise LoptError(
-                f"outer optimizer {opt.name!r} failed in outer step {state.count} (status {status}, learning rate "
-                f"{rate:g}); lower the learning rate"
+                f"outer optimizer {opt.name!r} failed in outer step {state.count} "
+                f"(status {status}, learning rate {rate:g}): theta would not be finite"
             )
         return new, OuterState(flat, self._averaged(new, state), state.count + 1)
 
     def _averaged(self, theta: np.ndarray, state: OuterState) -> np.ndarray:
-        """Exponential average that starts from nothing: the bias correction is folded into the weight."""
+        """An exponential average that starts from nothing: the bias correction is in the weight."""
         decay = self._cfg.ema
         weight = (1 - decay) / (1 - decay ** (state.count + 1))
         return state.average + weight * (theta - state.average)
@@ -114,8 +116,8 @@ class OuterOptimizer:
         if bad.size:
             where = max(i for i, o in enumerate(self._layout.offsets) if o <= bad[0])
             raise LoptError(
-                f"outer gradient has {bad.size} non-finite values of {grad.size}, the first ({grad[bad[0]]}) in "
-                f"{self._layout.names[where]!r}; the step was not made"
+                f"outer gradient has {bad.size} non-finite values of {grad.size}, the first "
+                f"({grad[bad[0]]}) in {self._layout.names[where]!r}; the step was not made"
             )
 
     def average(self, state: OuterState) -> np.ndarray:
@@ -132,17 +134,15 @@ class OuterOptimizer:
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> OuterState:
         """The state from the arrays of `state_arrays`."""
-        return OuterState(
-            arrays["flat"].copy(), arrays["average"].copy(), int(arrays["count"][0])
-        )
+        return OuterState(arrays["flat"].copy(), arrays["average"].copy(), int(arrays["count"][0]))
 
 
 def _check(cfg: Any, outer_steps: int) -> None:
     if cfg.schedule not in SCHEDULES:
         raise ConfigError(unknown("outer.schedule", cfg.schedule, SCHEDULES))
     checks = {
-        "clip": (cfg.clip >= 0 and math.isfinite(cfg.clip), "a number >= 0 (0: no clip)"),
-        "warmup": (cfg.warmup >= 0, "an integer >= 0"),
+        "clip": (cfg.clip > 0, "a number above 0 (inf: no clip)"),
+        "warmup": (cfg.warmup >= 0, "at least 0"),
         "final_fraction": (0 <= cfg.final_fraction <= 1, "between 0 and 1"),
         "ema": (0 <= cfg.ema < 1, "in [0, 1)"),
     }

@@ -1,8 +1,8 @@
 """Evaluating pairs: faults become lost pairs, losses meet in one exchange, work is shared out.
 
-Losses of an outer step are one float64 vector of 2 P numbers, zero where a rank did nothing.  Its sum over ranks is exact,
-so every rank holds the same bits.  A member without a usable loss is a non-finite number that also says why; adding zeros
-leaves it alone, so the reasons of all ranks cost no byte.
+Losses of an outer step are one float64 vector of 2 P numbers, zero where a rank did nothing.  Its
+sum over ranks is exact, so every rank holds the same bits.  A member without a usable loss is a
+non-finite number that also says why; adding zeros leaves it alone, so the reasons cost no byte.
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ DIVERGED, RAISED = math.nan, math.inf  # what stands in the exchange for a lost 
 class Members:
     """Runs members of pairs and turns what goes wrong into lost members.
 
-    `clip_diverged`: a finite loss of a diverged member counts (the problem clipped it); otherwise the member is lost.
-    `fault` is the text of the first exception on this rank.
+    clip_diverged  a finite loss of a diverged member counts (the problem clipped it); otherwise the
+                   member is lost
+    fault          text of the first exception on this rank
     """
 
     problem: UnrolledProblem
@@ -36,42 +37,40 @@ class Members:
         try:
             return self.problem.start(theta, episode, pair)
         except Exception as error:
-            self._note(error)
-            return None
+            return self._note(error)
 
     def run(
-        self, theta: np.ndarray, state: Particle | None, episode: int, pair: int, t0: int, steps: int
+        self, theta: np.ndarray, state: Particle | None, episode: int, pair: int, t0: int, n: int
     ) -> tuple[float, Particle | None]:
-        """Loss of a window and the particle after it; a lost member has a non-finite loss."""
+        """Loss of n inner steps and the particle after them; a lost member's loss is not finite."""
         if state is None:
             return RAISED, None
         try:
-            window = self.problem.run(theta, state, episode, pair, t0, steps)
+            window = self.problem.run(theta, state, episode, pair, t0, n)
             loss, lost = float(window.loss), bool(window.lost)
-            if window.inner_steps != steps and not lost:
-                raise ValueError(f"run made {window.inner_steps} of {steps} inner steps")
+            if window.inner_steps != n and not lost:
+                raise ValueError(f"run made {window.inner_steps} of {n} inner steps")
         except Exception as error:
-            self._note(error)
-            return RAISED, None
+            return RAISED, self._note(error)
         if not math.isfinite(loss) or (lost and not self.clip_diverged):
             return DIVERGED, None
-        return loss + 0.0, window.state  # no -0.0: a sum with another rank's 0.0 would lose its sign
+        return loss + 0.0, window.state  # -0.0 becomes 0.0, as it would by adding other ranks' 0.0
 
     def _note(self, error: Exception) -> None:
         if self.fault is None:
             self.fault = f"{type(error).__name__}: {error}"
 
 
-def exchange(comm: Comm, losses: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Sum (P, 2) losses over ranks, in place.
+def exchange(comm: Comm, losses: np.ndarray) -> tuple[int, int]:
+    """Sum (P, 2) losses over ranks, in place; those of lost members become NaN.
 
-    Returns: losses with NaN where a member was lost, pairs lost to an exception, pairs lost to divergence.
+    Returns: pairs lost to an exception, pairs lost to divergence.
     """
     comm.allreduce_scalars(losses.reshape(-1))
     raised = np.isinf(losses).any(axis=1)
     lost = ~np.isfinite(losses).all(axis=1)
     losses[~np.isfinite(losses)] = np.nan
-    return losses, int(raised.sum()), int((lost & ~raised).sum())
+    return int(raised.sum()), int((lost & ~raised).sum())
 
 
 def refuse_many_lost(
@@ -86,15 +85,16 @@ def refuse_many_lost(
         return
     first = f" (first on this rank: {fault})" if fault else ""
     raise LostPairsError(
-        f"outer step {outer_step} lost {raised + diverged} of {pairs} pairs, at most half may be lost: in {raised} the "
-        f"problem raised an exception{first}, in {diverged} the loss diverged"
+        f"outer step {outer_step} lost {raised + diverged} of {pairs} pairs, at most half may be "
+        f"lost: {raised} raised an exception{first}, {diverged} diverged"
     )
 
 
 def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[int]:
     """A rank for each piece of work: largest cost first, always to the rank with least to do.
 
-    Graham's longest-processing-time rule; ties go to the lower index, so all ranks agree without talking.
+    Graham's longest-processing-time rule (1969); ties go to the lower index, so all ranks agree
+    without talking.
 
     Args:
         costs: predicted cost of each piece.

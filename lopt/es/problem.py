@@ -1,9 +1,10 @@
 """What evolution strategies need to know about an unrolled problem.
 
-An *episode* is one unroll: `horizon` inner steps, cut into *windows* of K = `truncation` inner steps (the last one may be
-shorter).  A pair runs one episode after the other; an episode is addressed by (episode, pair), where `episode` is the
-outer step at which it began.  All random numbers of an episode follow from that address, so both members of the pair see
-the same problem (common random numbers), and so does every rank and every resumed run.
+An *episode* is one unroll: `horizon` inner steps, cut into *windows* of K = `truncation` inner
+steps (the last one may be shorter).  A pair runs one episode after the other; an episode is
+addressed by (episode, pair), where `episode` is the outer step at which it began.  All random
+numbers of an episode follow from that address, so both members of the pair see the same problem
+(common random numbers), and so does every rank and every resumed run.
 
 A window never crosses the end of an episode: a reset falls between two windows, never inside one.
 """
@@ -19,11 +20,12 @@ Particle = dict[str, np.ndarray]
 class Window(NamedTuple):
     """What a member did in one window.
 
-    loss         sum of the outer losses of the window's inner steps, divided by K: equal weight for every inner step of
-                 an episode, so a short last window weighs less, and the windows of an episode add up to its total
+    loss         sum of the outer losses of the window's inner steps, divided by K: every inner
+                 step of an episode has equal weight, a short last window weighs less, and the
+                 windows of an episode add up to its total
     state        the particle after the window
-    lost         the member diverged; its loss then stands for nothing, unless the problem clipped it on purpose
-    inner_steps  inner steps made; as many as were asked for, unless `lost`
+    lost         the member diverged; its loss stands for nothing, unless it was clipped on purpose
+    inner_steps  inner steps made: as many as were asked for, unless `lost`
     """
 
     loss: float
@@ -35,8 +37,9 @@ class Window(NamedTuple):
 class UnrolledProblem(Protocol):
     """An objective that is the sum over the steps of an unroll.
 
-    `horizon`, `group` and `cost` are pure functions of the address: every rank asks for every pair.  An exception in
-    `start` or `run` loses the pair for that outer step; the others are not caught.
+    `horizon`, `group` and `cost` are pure functions of the address: every rank asks for every pair.
+    An exception in `start` or `run` loses the pair for that outer step; the other methods are not
+    guarded.
     """
 
     n_theta: int
@@ -48,12 +51,12 @@ class UnrolledProblem(Protocol):
         """Index >= 0 of the task; loss differences are normalised within a group."""
 
     def cost(self, episode: int, pair: int) -> float:
-        """Predicted cost of one inner step, in any unit; it decides who works, never what comes out."""
+        """Predicted cost of one inner step, any unit; decides who works, never what comes out."""
 
     def start(self, theta: np.ndarray, episode: int, pair: int) -> Particle:
-        """The particle before inner step 0, for a member whose meta-parameters are theta (D,) float32."""
+        """The particle before inner step 0; theta (D,) float32 is the member's, perturbed."""
 
     def run(
         self, theta: np.ndarray, state: Particle, episode: int, pair: int, t0: int, steps: int
     ) -> Window:
-        """Inner steps [t0, t0 + steps) of the episode.  `state` may be updated in place and returned."""
+        """Inner steps [t0, t0 + steps) of the episode; `state` may be changed and returned."""
