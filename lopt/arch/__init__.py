@@ -1,5 +1,23 @@
 """Optimizers, hand-made and learned.  A new one: its file here, one import line below, and its tests come by themselves."""
 
-from lopt.arch import adafactor, adam, adam8p, adaptive, sgd  # importing registers
+from lopt.arch import (  # importing registers
+    adafac_mlp,
+    adafactor,
+    adam,
+    adam8p,
+    adaptive,
+    hierarchical,
+    mlp_optimizer,
+    sgd,
+)
 
-__all__ = ["adafactor", "adam", "adam8p", "adaptive", "sgd"]
+__all__ = [
+    "adafac_mlp",
+    "adafactor",
+    "adam",
+    "adam8p",
+    "adaptive",
+    "hierarchical",
+    "mlp_optimizer",
+    "sgd",
+]

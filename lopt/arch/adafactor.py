@@ -5,42 +5,15 @@ import math
 
 import numpy as np
 
+from lopt.arch.factored import COLUMNS, factored_moments, factoring
 from lopt.arch.sgd import check_positive
 from lopt.errors import OptimizerError
 from lopt.lanes import entry_point, kernel, lane, lanes, sum32, sync
 from lopt.layout import Layout
 from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
 
-COLUMNS = 12  # offset, size, factored, na, stride_a, nb, stride_b, n1, stride_1, n2, stride_2, state offset
-
 # theta = (log lr, decay exponent, log eps1, log clip); data.sizes = n_tensors, then COLUMNS per tensor
 # state = per tensor [row means | column means] or the full second moment, then t
-
-
-@kernel
-def factored_moments(grad, rows, columns, table, at, beta, eps, offset):
-    """Update the means of g^2 + eps over axis a (`rows`) and over axis b (`columns`) of one tensor."""
-    cast = grad.dtype.type
-    na, sa, nb, sb = table[at + 3], table[at + 4], table[at + 5], table[at + 6]
-    n1, s1, n2, s2 = table[at + 7], table[at + 8], table[at + 9], table[at + 10]
-    mix = cast(1.0) - beta
-    for r in range(lane(), n1 * n2 * nb, lanes()):
-        rest, j = r // nb, r % nb
-        base = offset + (rest // n2) * s1 + (rest % n2) * s2 + j * sb
-        s = cast(0.0)
-        for i in range(na):
-            g = grad[base + i * sa]
-            s += g * g + eps
-        rows[r] = beta * rows[r] + mix * (s / cast(na))
-    for r in range(lane(), n1 * n2 * na, lanes()):
-        rest, i = r // na, r % na
-        base = offset + (rest // n2) * s1 + (rest % n2) * s2 + i * sa
-        s = cast(0.0)
-        for j in range(nb):
-            g = grad[base + j * sb]
-            s += g * g + eps
-        columns[r] = beta * columns[r] + mix * (s / cast(nb))
-    sync()
 
 
 @kernel
@@ -108,20 +81,6 @@ def adafactor_entry(theta, params, grad, state, loss, is_valid, data, work):
     return adafactor_step(theta, params, grad, state, loss, is_valid, data, work)
 
 
-def factoring(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """(na, stride_a, nb, stride_b, n1, stride_1, n2, stride_2): the largest axis, the second largest, the other two.
-
-    Of equal axes the later counts as larger.  None for tensors with fewer than two axes longer than 1, or more than
-    four axes, which keep their full second moment.
-    """
-    if sum(d > 1 for d in shape) < 2 or len(shape) > 4:
-        return None
-    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    order = sorted(range(len(shape)), key=lambda i: (shape[i], i), reverse=True)
-    axes = [(shape[i], strides[i]) for i in order] + [(1, 0)] * (4 - len(shape))
-    return tuple(x for axis in axes for x in axis)
-
-
 @register_optimizer("adafactor")
 @dataclasses.dataclass(frozen=True)
 class Adafactor(Optimizer):
@@ -161,14 +120,14 @@ class Adafactor(Optimizer):
     def sizes(self, layout: Layout) -> np.ndarray:
         table, state = [len(layout)], 0
         for shape, offset, size in zip(layout.shapes, layout.offsets, layout.sizes, strict=True):
-            axes = factoring(shape)
+            axes = factoring(shape, skip_unit_axes=True)
             table += [offset, size, int(axes is not None), *(axes or (0,) * 8), state]
             state += self._moments(shape, size)
         return np.array(table, np.int64)
 
     @staticmethod
     def _moments(shape: tuple[int, ...], size: int) -> int:
-        axes = factoring(shape)
+        axes = factoring(shape, skip_unit_axes=True)
         return size if axes is None else size // axes[0] + size // axes[2]
 
     def state_size(self, layout: Layout) -> int:

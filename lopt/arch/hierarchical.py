@@ -12,7 +12,14 @@ import numpy as np
 
 from lopt import rng
 from lopt.arch import loss_statistics as stats
-from lopt.arch.per_parameter import BLOCK, apply_direction, hidden_layers
+from lopt.arch.per_parameter import (
+    BLOCK,
+    TIMES,
+    TINY,
+    apply_direction,
+    hidden_layers,
+    normalise_first_layer,
+)
 from lopt.errors import OptimizerError, unknown
 from lopt.lanes import (
     add_partials,
@@ -30,11 +37,9 @@ from lopt.layout import Layout
 from lopt.ops.elementary import log, sigmoid, tanh
 from lopt.optimizer import STEP_SIG, TABLE_COLUMNS, Optimizer, register_optimizer, tensor_table
 
-TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # periods / (2 pi^2) of the sines, in steps
 N_TIMES = len(TIMES)
 TENSOR_FEATURES = 18  # per-tensor LSTM inputs besides the messages
 PAST_STEPS = 100
-TINY = 1e-30  # accumulators below it become 0: subnormal arithmetic is many times slower
 
 # data.sizes: these slots, then the tensor table
 LSTM, HIDDEN, TO_LSTM, BETWEEN, TO_MLP, DECAYS, PAST, CLIP_NORMALISED, LEARN_CLIP, ARTEFACT, TABLE = range(11)
@@ -221,20 +226,6 @@ def constant_bias(bias, w, b, first, message, t, n_tensors, norm_w, size):
             s += message[i] * w[first + N_TIMES + 3 + i, j]
         bias[j] = cast(s)
     sync()
-
-
-@kernel
-def normalise_first_layer(scaled, w, sums, size):
-    """scaled = rows of w divided by sqrt(1e-5 + mean of the squared input); sums (F, 32) partial sums of squares."""
-    one = w.dtype.type(1.0)
-    for c in range(scaled.shape[0]):
-        total = fold_partials(sums[c])
-        factor = one / np.sqrt(w.dtype.type(1e-5) + total / w.dtype.type(size))
-        for j in range(lane(), scaled.shape[1], lanes()):
-            scaled[c, j] = factor * w[c, j]
-        if lane() == 0:
-            sums[c, 0] = factor  # kept for clip_normalised
-        sync()
 
 
 @kernel
@@ -509,8 +500,11 @@ class Hierarchical(Optimizer):
 
     def __post_init__(self) -> None:
         for key in ("lstm_hidden", "mlp_hidden", "to_lstm", "to_mlp", "between"):
-            if getattr(self, key) < 1:
-                raise OptimizerError(f"hierarchical: {key} must be at least 1, got {getattr(self, key)}")
+            low = 2 if key == "mlp_hidden" else 1
+            if getattr(self, key) < low:
+                raise OptimizerError(
+                    f"hierarchical: {key} must be at least {low}, got {getattr(self, key)}"
+                )
         if not self.decays or any(not 0 < d < 1 for d in self.decays):
             raise OptimizerError(f"hierarchical: decays must lie in (0, 1), got {self.decays}")
         if self.valid_before_first not in ("zero", "reference"):

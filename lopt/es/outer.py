@@ -93,6 +93,9 @@ class OuterOptimizer:
         self._refuse_nonfinite(grad)
         clipped = np.clip(grad, -self._cfg.clip, self._cfg.clip)
         rate = self.learning_rate(state.count)
+        if rate == 0:  # the end of a cosine to 0; optimizers take positive rates only
+            average = self._averaged(theta, state)
+            return theta.copy(), state._replace(average=average, count=state.count + 1)
         opt = dataclasses.replace(self._opt, learning_rate=rate)
         new, flat = theta.copy(), state.flat.copy()
         status = opt.entry(

@@ -22,7 +22,7 @@ ARCHITECTURE = "sm_90"
 
 
 class Compiled(NamedTuple):
-    """What the compilers say about a kernel; sizes in bytes per thread (stack, spills) and block."""
+    """What the compilers say about a kernel: bytes per thread (stack, spills) and per block."""
 
     ptx: str
     registers: int

@@ -11,10 +11,10 @@ lane) and "<case>/<lanes>/<i>", the arrays that the kernel may change.
 import sys
 
 import numpy as np
-from numba import cuda
-
 from helpers.kernel_arguments import optimizer_arguments, task_arguments
 from helpers.lane_scheduler import interpreted
+from numba import cuda
+
 from lopt import arch, lanes, tasks  # noqa: F401 - importing registers
 from lopt.optimizer import optimizer
 from lopt.task import task

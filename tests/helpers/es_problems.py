@@ -1,0 +1,168 @@
+"""Unrolled problems with known gradients, for the tests of `lopt.es`.
+
+As a program it is one rank of a rank-invariance run:
+    python -m helpers.es_problems OUT.npz estimator pairs [CHECKPOINT.npz]
+runs six outer steps of `Drift`, saves its gradients and losses, and a checkpoint taken after three;
+given a checkpoint it starts from that.
+"""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+
+from lopt import rng
+from lopt.comm import Comm, get_comm
+from lopt.es import Window, make_estimator
+from lopt.lanes import kernel
+
+BALANCE_SIZE = 23
+
+
+def settings(**changes: object) -> SimpleNamespace:
+    """Estimator settings with the names of `lopt.config.EsConfig`."""
+    defaults = {
+        "estimator": "full", "pairs": 4, "sigma": 0.1, "truncation": 1, "difference": "raw",
+        "diverged": "drop",
+    }  # fmt: skip
+    return SimpleNamespace(**{**defaults, **changes})
+
+
+class Plain:
+    """A function of theta alone, as an unroll of one inner step."""
+
+    def __init__(self, f: Callable[[np.ndarray], float], n_theta: int) -> None:
+        self.f, self.n_theta = f, n_theta
+
+    def horizon(self, episode, pair):
+        return 1
+
+    def group(self, episode, pair):
+        return 0
+
+    def cost(self, episode, pair):
+        return 1.0
+
+    def start(self, theta, episode, pair):
+        return {}
+
+    def run(self, theta, state, episode, pair, t0, steps):
+        return Window(float(self.f(theta.astype(np.float64))), state, False, steps)
+
+
+@kernel
+def balance(theta, state, steps):
+    """s <- A s + theta e, loss (s[0] - 1)**2 / 2 after each step; returns their sum."""
+    total, n = 0.0, state.size
+    for _ in range(steps):
+        for i in range(n):
+            after = state[i + 1] if i + 1 < n else 0.0
+            state[i] = 0.5 * state[i] + 0.5 * after + (theta if i < 10 else -theta)
+        total += 0.5 * (state[0] - 1.0) ** 2
+    return total
+
+
+class Balance(Plain):
+    """Influence balancing (Tallec & Ollivier 2017): one step's gradient has the wrong sign."""
+
+    def __init__(self, horizon: int, truncation: int) -> None:
+        self.n_theta, self._horizon, self._truncation = 1, horizon, truncation
+
+    def horizon(self, episode, pair):
+        return self._horizon
+
+    def start(self, theta, episode, pair):
+        return {"s": np.ones(BALANCE_SIZE)}
+
+    def run(self, theta, state, episode, pair, t0, steps):
+        total = balance(float(theta[0]), state["s"], steps)
+        return Window(total / self._truncation, state, False, steps)
+
+
+class Drift(Plain):
+    """A nonlinear recurrence: random horizons, three tasks, start depends on theta, own noise.
+
+    s <- 0.9 s + tanh(theta + w) with w drawn per inner step; loss |s - target|^2 / 2 per step.
+    """
+
+    def __init__(self, n_theta: int, truncation: int, seed: int = 5, longest: int = 9) -> None:
+        self.n_theta, self._truncation, self._seed, self._longest = (
+            n_theta, truncation, seed, longest,
+        )  # fmt: skip
+
+    def _draw(self, episode, pair, purpose, high):
+        return int(rng.integers(1, 0, high, rng.stream(self._seed, episode, pair), purpose)[0])
+
+    def horizon(self, episode, pair):
+        return 1 + self._draw(episode, pair, rng.HORIZON, self._longest)
+
+    def group(self, episode, pair):
+        return self._draw(episode, pair, rng.TASK, 3)
+
+    def cost(self, episode, pair):
+        return 10.0 ** self.group(episode, pair)
+
+    def start(self, theta, episode, pair):
+        return {"s": 0.5 * theta, "seen": np.zeros((), np.int64)}
+
+    def run(self, theta, state, episode, pair, t0, steps):
+        if int(state["seen"]) != t0:
+            raise AssertionError(f"particle at {state['seen']}, asked for {t0}")
+        stream = rng.stream(self._seed, episode, pair)
+        target, total = self.group(episode, pair) - 1.0, 0.0
+        s = state["s"]
+        for t in range(t0, t0 + steps):
+            s[:] = 0.9 * s + np.tanh(theta + rng.normals(s.size, stream, rng.NOISE, t))
+            total += 0.5 * float(((s - target) ** 2).sum(dtype=np.float64))
+        state["seen"] += steps
+        return Window(total / self._truncation, state, False, steps)
+
+
+def run_drift(comm: Comm, cfg: SimpleNamespace, checkpoint: dict | None = None) -> dict:
+    """Six outer steps (three from a checkpoint) with theta moving.
+
+    Returns: grad (n, D), losses (n, P, 2), sent (bytes), and on rank 0 the checkpoint after three.
+    """
+    problem = Drift(37, cfg.truncation)
+    estimator = make_estimator(cfg, problem, comm, seed=11)
+    first, theta = 0, np.linspace(-1, 1, 37, dtype=np.float32)
+    state = estimator.init(theta)
+    if checkpoint is not None:
+        first, theta = 3, checkpoint["theta"]
+        state = estimator.load_state(checkpoint, theta)
+    grads, losses, saved = [], [], None
+    for t in range(first, 6):
+        if t == 3:
+            saved = estimator.gather_state(state)
+            if saved is not None:
+                saved["theta"] = theta
+        estimate, state = estimator.step(theta, t, state)
+        theta = theta - np.float32(1e-3) * estimate.grad
+        grads.append(estimate.grad)
+        losses.append(estimate.losses)
+        assert estimate.bytes_sent == 16 * cfg.pairs
+    return {"grad": np.array(grads), "losses": np.array(losses), "saved": saved}
+
+
+def main(out: str, estimator: str, pairs: str, checkpoint: str | None = None) -> None:
+    """One rank of a run; rank 0 writes."""
+    comm = get_comm()
+    saved = None
+    if checkpoint is not None:
+        with np.load(checkpoint) as arrays:
+            saved = dict(arrays)
+    cfg = settings(estimator=estimator, pairs=int(pairs), truncation=2, difference="normalised")
+    result = run_drift(comm, cfg, saved)
+    # Every rank must hold the bits of rank 0; compared before anything is written.
+    mine = result["grad"].view(np.uint32).astype(np.float64).reshape(-1)
+    total = mine.copy()
+    comm.allreduce_scalars(total, "control")
+    assert (total == comm.size * mine).all(), f"rank {comm.rank} differs"
+    if comm.rank == 0:
+        np.savez(out, grad=result["grad"], losses=result["losses"], size=comm.size)
+        np.savez(f"{out}.checkpoint.npz", **result["saved"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
