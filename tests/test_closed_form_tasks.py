@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from helpers import lane_scheduler
+from helpers.kernel_arguments import SCRATCH, task_arguments
 from scipy.optimize import minimize
 from scipy.stats import beta, kstest
 
@@ -149,6 +151,14 @@ def test_the_basis_of_eigen_noise_is_uniform_on_the_sphere(n: int) -> None:
     for values in diagonals.T:
         assert kstest(values, law.cdf).pvalue > 1e-5
     assert kstest(diagonals[:, 0], beta(0.5, 0.5 * n).cdf).pvalue < 1e-5
+
+
+def test_eigen_noise_needs_all_its_barriers() -> None:
+    """34 elements: more than the partial sums, so that lanes read what others wrote."""
+    t = Quadratic(dims=34, noise=("linspace_eigen", 0.1, 0.3))
+    lane_scheduler.check(
+        Quadratic.core, task_arguments(t), scratch=(SCRATCH,), lane_counts=(1, 3, 7)
+    )
 
 
 def test_starting_points_follow_their_law() -> None:

@@ -175,7 +175,7 @@ def test_truncated_es_has_the_wrong_sign(truncation, mean):
 
 
 def test_nres_windows_add_up_to_full_es():
-    """Same address, same perturbation: the windows of an episode sum to the whole (theta frozen)."""
+    """Same address, same perturbation: an episode's windows sum to the whole (theta frozen)."""
     theta = np.linspace(-1, 1, 5, dtype=np.float32)
     for seed in range(4):
         cfg = settings(estimator="nres", pairs=1, truncation=2)
@@ -335,21 +335,25 @@ def test_an_exception_in_start_loses_the_pair(name):
 @pytest.mark.parametrize("name", ["truncated", "pes", "nres"])
 def test_a_lost_pair_begins_a_new_episode(name):
     class Once(Balance):
+        victim = -1
+
         def run(self, theta, state, episode, pair, t0, steps):
             window = super().run(theta, state, episode, pair, t0, steps)
-            return window._replace(lost=(episode, pair, t0) == (0, 1, 2))
+            return window._replace(lost=(episode, pair, t0) == (0, self.victim, 2))
 
-    theta = np.array([0.5], np.float32)
+    theta, problem = np.array([0.5], np.float32), Once(20, 2)
     cfg = settings(estimator=name, pairs=4, truncation=2)
-    estimator = make_estimator(cfg, Once(20, 2), SerialComm(), 3)
-    state, lost = estimator.init(theta), []
-    for t in range(3):
-        estimate, state = estimator.step(theta, t, state)
-        lost.append(np.flatnonzero(np.isnan(estimate.losses[:, 0])).tolist())
-    assert lost == [[], [1], []]
-    assert state.episode.tolist() == [0, 2, 0, 0]
-    assert state.t.tolist() == [6, 2, 6, 6]
-    assert state.end[1] == 20  # only a pair's very first episode is cut
+    estimator = make_estimator(cfg, problem, SerialComm(), 3)
+    state = estimator.step(theta, 0, estimator.init(theta))[1]
+    i = problem.victim = int(np.argmax(state.end))  # its first episode is long enough
+    assert state.end[i] > 4
+    estimate, state = estimator.step(theta, 1, state)
+    assert np.isnan(estimate.losses[:, 0]).tolist() == [k == i for k in range(4)]
+    assert i not in state.particles
+    estimate, state = estimator.step(theta, 2, state)
+    assert np.isfinite(estimate.losses).all()
+    assert (state.episode[i], state.t[i]) == (2, 2)
+    assert state.end[i] == 20  # only a pair's very first episode is cut
 
 
 # Exchange, ranks, resume

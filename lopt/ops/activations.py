@@ -4,10 +4,8 @@ A code picks the function once per call, so that each loop is branch-free and ve
 terms of the pre-activation x and the activation y, whichever is cheaper.
 """
 
-import math
-
 from lopt.lanes import kernel, lane, lanes, sync
-from lopt.ops.elementary import exp, sigmoid, tanh
+from lopt.ops.elementary import cos, exp, sigmoid, sin, tanh
 
 ACTIVATIONS = (
     "linear", "relu", "tanh", "cos", "elu", "sigmoid", "swish", "leaky_relu1", "leaky_relu2", "leaky_relu4",
@@ -37,7 +35,7 @@ def activate_fwd(x, y, code):
             y[i] = tanh(x[i])
     elif code == COS:
         for i in range(lane(), n, lanes()):
-            y[i] = math.cos(x[i])
+            y[i] = cos(x[i])
     elif code == ELU:
         for i in range(lane(), n, lanes()):
             y[i] = x[i] if x[i] >= zero else exp(x[i]) - one
@@ -69,7 +67,7 @@ def activate_bwd(x, y, dy, dx, code):
     elif code == COS:
         # y = cos(x)
         for i in range(lane(), n, lanes()):
-            dx[i] = -dy[i] * math.sin(x[i])
+            dx[i] = -dy[i] * sin(x[i])
     elif code == ELU:
         # y = x if x >= 0 else exp(x) - 1
         for i in range(lane(), n, lanes()):

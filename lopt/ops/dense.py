@@ -1,35 +1,53 @@
-"""Fully connected layer."""
+"""Fully connected layer, and the batch it starts from."""
 
 from lopt.lanes import kernel, lane, lanes, matmul, sync
+
+
+@kernel
+def gather_fwd(examples, rows, scale, shift, x):
+    """x[r] = scale * examples[rows[r]] + shift; no gradient: data is not trained.
+
+    Shapes: examples (all rows * n,) row-major; rows (B,) int64; x (B, n) OVERWRITTEN, in its own dtype.
+    """
+    batch, n = x.shape
+    for r in range(lane(), batch, lanes()):
+        start = rows[r] * n
+        source, target = examples[start : start + n], x[r]  # slices: the inner loop then vectorises
+        for j in range(n):
+            target[j] = scale * source[j] + shift
+    sync()
 
 
 @kernel
 def dense_fwd(x, w, b, y):
     """y = x w + b.  Shapes: x (B, n), w (n, m), b (m,), y (B, m) OVERWRITTEN."""
     matmul(x, w, y)
-    rows, m = y.shape
-    for r in range(lane(), rows, lanes()):
+    batch, m = y.shape
+    for r in range(lane(), batch, lanes()):
+        row = y[r]
         for j in range(m):
-            y[r, j] += b[j]
+            row[j] += b[j]
     sync()
 
 
 @kernel
 def dense_bwd(x, dy, dw, db):
-    """Gradients of the weights; all OVERWRITTEN.  Shapes as in `dense_fwd`; see `dense_bwd_input` for dx."""
-    # y = x w + b
+    """Gradients of the weights, both OVERWRITTEN.  Shapes as in `dense_fwd`; see `dense_bwd_input` for dx."""
+    # y = x w
     matmul(x.T, dy, dw)
-    rows, m = dy.shape
+    # y += b
+    batch, m = dy.shape
     for j in range(lane(), m, lanes()):
         db[j] = dy.dtype.type(0.0)
-    for r in range(rows):
+    for r in range(batch):
+        row = dy[r]
         for j in range(lane(), m, lanes()):
-            db[j] += dy[r, j]
+            db[j] += row[j]
     sync()
 
 
 @kernel
 def dense_bwd_input(w, dy, dx):
-    """dx = dy w^T, OVERWRITTEN."""
-    # y = x w + b
+    """dx = dy w^T, OVERWRITTEN.  Shapes as in `dense_fwd`."""
+    # y = x w
     matmul(dy, w.T, dx)

@@ -1,8 +1,10 @@
-"""exp, log, tanh, sigmoid that vectorise: polynomials for float32, the math library for float64.
+"""exp, log, tanh, sigmoid, sin, cos that vectorise: polynomials for float32, the math library for float64.
 
 Numba's wheel has no vector math library, so `math.exp` in a loop stays scalar; these are plain arithmetic and bit
-operations, which LLVM turns into vector code on every target.  Errors are measured over the float32 range in
-tests/test_ops.py.  Coefficients: weighted minimax fits of our own.
+operations, which LLVM turns into vector code on every target.  In kernels they take the dtype of their argument; on the
+host, and with the JIT off, they are NumPy's.  Coefficients: least-maximum fits of the relative error, rounded to float32
+one after the other.  Errors below are the largest over all float32 arguments, in units of 2^-24 relative to the result,
+as tests/test_ops.py measures them.  No function makes a subnormal number out of a normal one.
 """
 
 import math
@@ -12,42 +14,52 @@ from numba import njit, types
 from numba.extending import overload
 
 _F = np.float32
+_ONE = _F(1.0)
 _LOG2E = _F(1.4426950408889634)
 _LN2_HI = _F(0.693359375)  # 9 bits: exact when multiplied by an exponent
 _LN2_LO = _F(math.log(2.0) - 0.693359375)
-_EXP_LOW = _F(-87.33)  # below, the result would be subnormal: 0 is returned
-_EXP_HIGH = _F(88.72283)
-_ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to an integer
+_EXP_LOW = _F(-87.33)  # below, e^x would be subnormal
+_EXP_HIGH = _F(88.72283)  # above, e^x is not finite
+_ROUND = _F(1.5 * 2.0**23)  # adding it rounds to an integer, found in the low bits of the sum
+_MANTISSA = np.int32(23)
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
-_SMALLEST = _F(1.17549435e-38)
+_SMALLEST = _F(2.0**-126)  # the smallest normal number
+
+_QUARTERS = 2.0 / math.pi
+_QUARTER_HI = 1.5707963407039642  # 26 bits of pi/2: exact when multiplied by a number below 2^26
+_QUARTER_LO = -1.3909067614167116e-08  # the rest of pi/2
+_ROUND64 = 1.5 * 2.0**52
+_FAR = _F(2.0**26)
+
+_inlined = njit(cache=True, forceinline=True, error_model="numpy")
 
 
-@njit(cache=True, forceinline=True, error_model="numpy")
+@_inlined
 def _exp32(x):
-    """exp(x), float32: 2^n exp(r), |r| <= log(2)/2; 0 below -87.33, inf above 88.72, NaN stays."""
+    """e^x = 2^n e^r with |r| <= log(2) / 2.  Error 2.1.  0 below -87.33, inf above 88.72283, NaN of NaN."""
     c = min(max(x, _EXP_LOW), _EXP_HIGH)
-    n = (c * _LOG2E + _ROUND) - _ROUND
+    t = c * _LOG2E + _ROUND
+    n = t - _ROUND
     r = (c - n * _LN2_HI) - n * _LN2_LO
-    p = _F(1.3888889e-3) + r * _F(1.9841270e-4)
-    p = _F(8.3333333e-3) + r * p
-    p = _F(4.1666667e-2) + r * p
-    p = _F(1.6666667e-1) + r * p
-    p = _F(0.5) + r * p
-    y = _F(1.0) + (r + r * r * p)
-    half = np.int32(n) >> np.int32(1)  # two factors: n = 128 does not fit into one exponent
-    y = y * np.int32((half + np.int32(127)) << np.int32(23)).view(np.float32)
-    y = y * np.int32((np.int32(n) - half + np.int32(127)) << np.int32(23)).view(np.float32)
+    p = _F(0.0083686998) + r * _F(0.0013818921)
+    p = _F(0.0416682884) + r * p
+    p = _F(0.1666652113) + r * p
+    p = _F(0.4999999404) + r * p
+    p = _ONE + r * p
+    p = _ONE + r * p
+    power = np.float32(t).view(np.int32) << _MANTISSA
+    y = np.int32(np.float32(p).view(np.int32) + power).view(np.float32)
     y = _F(0.0) if x < _EXP_LOW else y
     y = _F(np.inf) if x > _EXP_HIGH else y
     return y if x == x else x
 
 
-@njit(cache=True, forceinline=True, error_model="numpy")
+@_inlined
 def _log32(x):
-    """log(x), float32, for normal x > 0; subnormals and 0 give -inf, negative x and NaN give NaN, inf gives inf."""
+    """log x = e log 2 + log(1 + t).  Error 1.8.  -inf of 0 and subnormals, NaN below 0 and of NaN, inf of inf."""
     bits = np.float32(x).view(np.int32)
-    exponent = (bits - _SQRT_HALF_BITS) >> np.int32(23)
-    t = np.int32(bits - (exponent << np.int32(23))).view(np.float32) - _F(1.0)
+    exponent = (bits - _SQRT_HALF_BITS) >> _MANTISSA
+    t = np.int32(bits - (exponent << _MANTISSA)).view(np.float32) - _ONE
     p = _F(0.12761588918) - _F(0.07634515931) * t
     p = _F(-0.13160180472) + p * t
     p = _F(0.14201756151) + p * t
@@ -63,46 +75,81 @@ def _log32(x):
     return y if x >= _F(0.0) else _F(np.nan)
 
 
-@njit(cache=True, forceinline=True, error_model="numpy")
+@_inlined
 def _tanh32(x):
-    """tanh(x), float32: a polynomial below 0.55, 1 - 2 / (exp(2|x|) + 1) above."""
+    """tanh x: a polynomial below 0.55, 1 - 2 / (e^{2|x|} + 1) above.  Error ?.  NaN of NaN."""
     a = abs(x)
-    s = x * x
-    p = _F(-0.0084122116) + s * _F(0.00239383605)
-    p = _F(0.0217822445) + s * p
-    p = _F(-0.0539595597) + s * p
-    p = _F(0.13333293) + s * p
-    p = _F(-0.333333327) + s * p
-    small = x + x * s * p
-    big = _F(1.0) - _F(2.0) / (_exp32(_F(2.0) * a) + _F(1.0))
-    big = -big if x < _F(0.0) else big
-    return small if a < _F(0.55) else big
+    s = max(a, _F(1e-10))  # its square stays normal
+    s = s * s
+    p = _F(0.0210555177) - s * _F(0.0062524681)
+    p = _F(-0.0538482517) + s * p
+    p = _F(0.1333254725) + s * p
+    p = _F(-0.3333331645) + s * p
+    low = x * (_ONE + s * p)
+    high = _ONE - _F(2.0) / (_exp32(a + a) + _ONE)
+    high = -high if x < _F(0.0) else high
+    return high if a >= _F(0.55) else low
 
 
-@njit(cache=True, forceinline=True, error_model="numpy")
+@_inlined
 def _sigmoid32(x):
-    """1 / (1 + exp(-x)), float32."""
-    return _F(1.0) / (_F(1.0) + _exp32(-x))
+    """1 / (1 + e^-x).  Error ?.  0 below -87.33, NaN of NaN."""
+    y = _ONE / (_ONE + _exp32(-_EXP_LOW if x < _EXP_LOW else -x))
+    return _F(0.0) if x < _EXP_LOW else y
+
+
+@_inlined
+def _wave32(x, quarters):
+    """sin(x + quarters pi/2).  Error ?.  NaN of infinities and NaN.
+
+    x is reduced to [-pi/4, pi/4] in float64, which keeps the relative precision near zeros.  Arguments beyond 2^26,
+    whose neighbours are more than a turn apart, count as +-2^26.
+    """
+    c = np.float64(min(max(x, -_FAR), _FAR))
+    q = (c * _QUARTERS + _ROUND64) - _ROUND64
+    a = _F((c - q * _QUARTER_HI) - q * _QUARTER_LO)
+    k = np.int32(q) + np.int32(quarters)
+    s = max(abs(a), _F(1e-10))  # its square stays normal
+    s = s * s
+    p = _F(0.0083321892) - s * _F(0.0001951828)
+    p = _F(-0.1666665524) + s * p
+    sine = a * (_ONE + s * p)
+    p = _F(-0.0013887309) + s * _F(2.4432327e-5)
+    p = _F(0.0416666456) + s * p
+    cosine = _ONE - (_F(0.5) * s - s * (s * p))
+    y = cosine if (k & np.int32(1)) != np.int32(0) else sine
+    y = -y if (k & np.int32(2)) != np.int32(0) else y
+    return y if abs(x) < _F(np.inf) else _F(np.nan)
 
 
 def exp(x: float) -> float:
-    """e^x; vectorises for float32."""
-    return math.exp(x)
+    """e^x."""
+    return np.exp(x)
 
 
 def log(x: float) -> float:
-    """Natural logarithm; vectorises for float32, where subnormals count as 0."""
-    return math.log(x)
+    """Natural logarithm."""
+    return np.log(x)
 
 
 def tanh(x: float) -> float:
-    """Hyperbolic tangent; vectorises for float32."""
-    return math.tanh(x)
+    """Hyperbolic tangent."""
+    return np.tanh(x)
 
 
 def sigmoid(x: float) -> float:
-    """1 / (1 + e^-x); vectorises for float32."""
-    return 1.0 / (1.0 + math.exp(-x))
+    """1 / (1 + e^-x)."""
+    return type(x)(1.0) / (type(x)(1.0) + np.exp(-x))
+
+
+def sin(x: float) -> float:
+    """Sine."""
+    return np.sin(x)
+
+
+def cos(x: float) -> float:
+    """Cosine."""
+    return np.cos(x)
 
 
 @overload(exp)
@@ -125,3 +172,13 @@ def _sigmoid(x):
     if x == types.float32:
         return lambda x: _sigmoid32(x)
     return lambda x: 1.0 / (1.0 + math.exp(-x))
+
+
+@overload(sin)
+def _sin(x):
+    return (lambda x: _wave32(x, 0)) if x == types.float32 else (lambda x: math.sin(x))
+
+
+@overload(cos)
+def _cos(x):
+    return (lambda x: _wave32(x, 1)) if x == types.float32 else (lambda x: math.cos(x))

@@ -10,26 +10,35 @@ def cross_entropy(logits, labels, rows, losses, partials):
 
     Math: loss = mean_r (log sum_j exp(l_rj) - l_r,y), the row maximum subtracted first; dl = (softmax - onehot) / B.
     Shapes: logits (B, C); labels (all rows,) int32; rows (B,) int64; losses (B,) and partials (32,) scratch.
+    Non-finite logits give a loss of NaN.
+
+    exp runs over the whole batch at once: a row of a few classes would not fill the vector unit.
     """
     batch, classes = logits.shape
-    one = logits.dtype.type(1.0)
-    scale = one / logits.dtype.type(batch)
+    scale = logits.dtype.type(1.0) / logits.dtype.type(batch)
     for r in range(lane(), batch, lanes()):
-        top = logits[r, 0]
+        row = logits[r]
+        top = row[0]
         for j in range(1, classes):
-            top = max(top, logits[r, j])
-        label = labels[rows[r]]
-        true = logits[r, label] - top
+            top = max(top, row[j])
+        for j in range(classes):
+            row[j] -= top
+        losses[r] = -row[labels[rows[r]]]
+    sync()
+    flat = logits.reshape(batch * classes)
+    for i in range(lane(), batch * classes, lanes()):
+        flat[i] = exp(flat[i])
+    sync()
+    for r in range(lane(), batch, lanes()):
+        row = logits[r]
         total = logits.dtype.type(0.0)
         for j in range(classes):
-            e = exp(logits[r, j] - top)
-            logits[r, j] = e
-            total += e
-        # loss_r = log(total) - (l_y - top)
-        losses[r] = log(total) - true
-        inverse = scale / total
+            total += row[j]
+        losses[r] += log(total)
+        # loss = mean_r (log sum_j exp(l_rj - top) - (l_r,y - top))
+        factor = scale / total
         for j in range(classes):
-            logits[r, j] *= inverse
-        logits[r, label] -= scale
+            row[j] *= factor
+        row[labels[rows[r]]] -= scale
     sync()
     return sum32(losses, batch, partials) * scale

@@ -1,0 +1,35 @@
+"""HDF5 files: the run log, checkpoints, weights and evaluations.  What they hold is the table in `schema`."""
+
+from lopt.store.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from lopt.store.container import kind_of, refuse_existing
+from lopt.store.eval_file import EvalReader, EvalRow, save_eval
+from lopt.store.info import info
+from lopt.store.provenance import provenance
+from lopt.store.run_file import COLUMNS, RunReader, RunWriter
+from lopt.store.schema import SCHEMA, VERSION, schema_markdown
+from lopt.store.weights import Weights, load_weights, read_weights, save_weights, shipped
+
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "VERSION",
+    "Checkpoint",
+    "EvalReader",
+    "EvalRow",
+    "RunReader",
+    "RunWriter",
+    "Weights",
+    "info",
+    "kind_of",
+    "load_checkpoint",
+    "load_weights",
+    "provenance",
+    "read_checkpoint",
+    "read_weights",
+    "refuse_existing",
+    "save_checkpoint",
+    "save_eval",
+    "save_weights",
+    "schema_markdown",
+    "shipped",
+]
