@@ -46,6 +46,9 @@ class Comm(Protocol):
     def bcast(self, value: Any, root: int = 0) -> Any:
         """A JSON-able value of the root rank, on every rank."""
 
+    def bcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """Rank 0's named arrays on every rank; the others pass None."""
+
     def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
         """Sum a float64 vector over ranks in place.
 
@@ -102,6 +105,9 @@ class SerialComm:
 
     def bcast(self, value: Any, root: int = 0) -> Any:
         return json.loads(json.dumps(value))
+
+    def bcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        return {k: np.array(v) for k, v in (arrays or {}).items()}
 
     def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
         _check_scalars(values)
@@ -190,6 +196,18 @@ class MpiComm:
         self._world.Bcast(data, root)
         self.sent["control"] += 8 + data.nbytes if self.rank == root else 0
         return json.loads(data.tobytes())
+
+    def bcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        mine = arrays or {}
+        table = self.bcast([[k, np.asarray(v).dtype.str, list(np.shape(v))] for k, v in mine.items()])
+        received = {}
+        for name, dtype, shape in table:
+            array = np.ascontiguousarray(mine[name]) if self.rank == 0 else np.empty(shape, dtype)
+            array = array.reshape(shape)
+            self._world.Bcast(array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8))
+            self.sent["control"] += array.nbytes if self.rank == 0 else 0
+            received[name] = array
+        return received
 
     def allreduce_scalars(self, values: np.ndarray, kind: str = "scalars") -> None:
         _check_scalars(values)

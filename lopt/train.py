@@ -11,13 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from lopt import config as cfg
-from lopt import rng, store
-from lopt.comm import Comm
-from lopt.errors import ConfigError, StoreError
+from lopt import store
+from lopt.comm import Comm, SerialComm
+from lopt.errors import LostPairsError
 from lopt.es import Estimate, OuterOptimizer, make_estimator
 from lopt.meta import MetaProblem
 from lopt.optimizer import Optimizer, optimizer
@@ -88,13 +89,10 @@ def meta_problem(config: cfg.Config) -> MetaProblem:
 
 
 class Trainer:
-    """A meta-training run on one rank: theta, estimator state, outer optimizer state, and the loop over them."""
+    """A meta-training run on one rank: theta, estimator state, outer optimizer state, and the step over them."""
 
     def __init__(self, config: cfg.Config, comm: Comm) -> None:
         self.config, self.comm = config, comm
-        if comm.node_rank == 0:  # one rank of a node compiles, the others load from its cache
-            self._compile()
-        comm.node_barrier()
         self.problem = meta_problem(config)
         self.layout = self.problem.opt.theta_layout
         self.estimator = make_estimator(config.es, self.problem, comm, config.train.seed)
@@ -103,19 +101,11 @@ class Trainer:
         self.es_state = self.estimator.init(self.theta)
         self.outer_state = self.outer.init(self.theta)
         self.outer_step = 0
-        self.wall_s = 0.0
         self.inner_steps = 0
+        self.wall_s = 0.0
 
-    def _compile(self) -> None:
-        """Run every kernel once."""
-        problem = meta_problem(self.config)
-        theta = problem.opt.init_theta(self.config.train.seed)
-        for pair in {problem.group(0, p): p for p in range(self.config.es.pairs)}.values():
-            problem.run(theta, problem.start(theta, 0, pair), 0, pair, 0, 2)
-        rng.add_normals(theta.copy(), np.float32(1), 0, rng.stream(0), rng.PERTURB, 0)
-
-    def step(self) -> dict[str, Any]:
-        """One outer step; returns the row for the run file."""
+    def step(self) -> tuple[dict[str, Any], Estimate]:
+        """One outer step; returns the row for the run file and the estimate it was made from."""
         begin = time.perf_counter()
         estimate, self.es_state = self.estimator.step(self.theta, self.outer_step, self.es_state)
         middle = time.perf_counter()
@@ -125,28 +115,36 @@ class Trainer:
         end = time.perf_counter()
         self.wall_s += end - begin
         self.inner_steps += estimate.inner_steps
-        return self._row(estimate, before, {**estimate.seconds, "outer": end - middle})
+        return self._row(estimate, before, {**estimate.seconds, "outer": end - middle}), estimate
 
     def _row(self, estimate: Estimate, before: np.ndarray, seconds: dict[str, float]) -> dict[str, Any]:
         pair_mean = estimate.losses.mean(axis=1)
         kept = pair_mean[np.isfinite(pair_mean)]
-        norms = [float(np.linalg.norm(v)) for v in self.layout.views(self.theta).values()]
+        spread = float(kept.std(ddof=1)) if kept.size > 1 else 0.0
+        clip = self.config.outer.clip
         return {
             "outer_step": self.outer_step - 1,
             "meta_loss": float(kept.mean()),
-            "meta_loss_std": float(kept.std(ddof=1)) if kept.size > 1 else 0.0,
-            "grad_norm": float(np.linalg.norm(estimate.grad.astype(np.float64))),
-            "update_norm": float(np.linalg.norm((self.theta - before).astype(np.float64))),
-            "theta_norm": np.array(norms),
+            "meta_loss_std": spread,
+            "meta_loss_se": spread / np.sqrt(kept.size),
+            "grad_norm": _norm(estimate.grad),
+            "update_norm": _norm(self.theta - before),
+            "theta_norm": self._block_norms(self.theta),
+            "theta_ema_norm": self._block_norms(self.theta_ema),
+            "sigma": self.config.es.sigma,
             "learning_rate": self.outer.learning_rate(self.outer_step - 1),
             "wall_s": self.wall_s,
             "phase_s": np.array([seconds.get(name, 0.0) for name in PHASES]),
             "inner_steps": self.inner_steps,
             "pairs_lost": estimate.n_lost,
+            "n_clipped": int((np.abs(estimate.grad) > clip).sum()),
             "bytes_sent": estimate.bytes_sent,
             "pair_losses": estimate.losses,
             "pair_groups": estimate.groups,
         }
+
+    def _block_norms(self, theta: np.ndarray) -> np.ndarray:
+        return np.array([_norm(v) for v in self.layout.views(theta).values()])
 
     def checkpoint(self) -> dict[str, np.ndarray] | None:
         """All arrays a resumed run needs, on rank 0 (None elsewhere); collective."""
@@ -163,17 +161,113 @@ class Trainer:
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from `checkpoint`'s arrays, whatever the number of ranks was."""
-        part = lambda head: {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}  # noqa: E731
         self.theta = arrays["theta"].copy()
         self.outer_step, self.inner_steps = (int(x) for x in arrays["counters"])
         self.wall_s = float(arrays["wall_s"][0])
-        self.outer_state = self.outer.load_arrays(part("outer/"))
-        self.es_state = self.estimator.load_state(part("es/"), self.theta)
+        self.outer_state = self.outer.load_arrays(_below("outer/", arrays))
+        self.es_state = self.estimator.load_state(_below("es/", arrays), self.theta)
 
     @property
     def theta_ema(self) -> np.ndarray:
         """Exponential moving average of theta: what is shipped."""
         return self.outer.average(self.outer_state)
+
+
+def _norm(v: np.ndarray) -> float:
+    return float(np.linalg.norm(v.astype(np.float64)))
+
+
+def _below(head: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}
+
+
+def compile_kernels(config: cfg.Config) -> None:
+    """Run every kernel of a configuration once, so that the other ranks of the node find them in the cache."""
+    every = config.inner.outer_every
+    small = msgspec.structs.replace(config.es, pairs=1, truncation=every, horizon=(every, every))
+    trainer = Trainer(msgspec.structs.replace(config, es=small), SerialComm())
+    try:
+        trainer.step()
+    except LostPairsError:
+        pass  # the only pair diverged; everything ran all the same
+    theta = trainer.theta
+    for pair in {trainer.problem.group(0, p): p for p in range(100)}.values():
+        trainer.problem.run(theta, trainer.problem.start(theta, 0, pair), 0, pair, 0, every)
+
+
+class RunFiles:
+    """The files of a run: only rank 0 touches the disk, and what it finds there is told to all ranks."""
+
+    def __init__(self, config: cfg.Config, out: Path, comm: Comm, resume: bool) -> None:
+        self._config, self._out, self._comm = config, out, comm
+        self._writer: store.RunWriter | None = None
+        self._saved: store.Checkpoint | None = None
+        self._resume = resume
+        self.seconds = 0.0  # spent on files since the last row
+        if comm.rank != 0:
+            return
+        if resume:
+            self._saved = store.load_checkpoint(out)
+            cfg.check_resumable(cfg.loads(self._saved.meta["config"]), config)
+        else:
+            for name in ("run.h5", "checkpoint.h5", "weights.h5"):
+                store.refuse_existing(out / name)
+
+    def open(self, trainer: Trainer) -> None:
+        """Create or reopen the run file; on resuming, give the saved state to every rank.  Collective."""
+        comm, train_ = self._comm, self._config.train
+        if self._resume:
+            trainer.restore(comm.bcast_arrays(self._saved.arrays if self._saved else None))
+        if comm.rank != 0:
+            return
+        text, path = cfg.dumps(self._config), self._out / "run.h5"
+        common = {"config_text": text, "seed": train_.seed, "ranks": comm.size, "device": train_.device}
+        if self._resume:
+            self._writer = store.RunWriter.resume(path, trainer.outer_step, **common)
+        else:
+            self._writer = store.RunWriter.create(
+                path,
+                theta_layout=trainer.layout,
+                tasks=[t.name for t in trainer.problem.tasks],
+                phases=PHASES,
+                pairs=self._config.es.pairs,
+                **common,
+            )
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row; "files" is the time that files took since the row before."""
+        if self._writer is None:
+            return
+        begin = time.perf_counter()
+        row["phase_s"][PHASES.index("files")] = self.seconds
+        self._writer.append(row)
+        self.seconds = time.perf_counter() - begin
+
+    def checkpoint(self, trainer: Trainer) -> None:
+        """Checkpoint and current weights; collective."""
+        begin = time.perf_counter()
+        arrays = trainer.checkpoint()
+        if self._writer is None or arrays is None:
+            return
+        self._writer.sync()
+        meta = {"config": cfg.dumps(self._config), "outer_step": trainer.outer_step}
+        store.save_checkpoint(self._out, arrays, meta)
+        train_ = self._config.train
+        origin = {
+            **store.provenance(train_.seed, self._comm.size, train_.device),
+            "config": meta["config"],
+            "tasks": [t.name for t in trainer.problem.tasks],
+            "outer_steps": trainer.outer_step,
+            "inner_steps": trainer.inner_steps,
+            "core_hours": trainer.wall_s * self._comm.size / 3600,
+        }
+        store.save_weights(self._out / "weights.h5", trainer.problem.opt, trainer.theta_ema, origin)
+        self.seconds += time.perf_counter() - begin
+
+    def finish(self, reason: str) -> None:
+        """Say how the run ended and close."""
+        if self._writer is not None:
+            self._writer.finish(reason)
 
 
 def train(config: cfg.Config, out: Path, comm: Comm, resume: bool = False) -> Outcome:
@@ -185,43 +279,68 @@ def train(config: cfg.Config, out: Path, comm: Comm, resume: bool = False) -> Ou
         LostPairsError: more than half of the pairs of an outer step were lost.
     """
     files = RunFiles(config, out, comm, resume)
+    if comm.node_rank == 0:  # one rank of a node compiles, the others load from its cache
+        compile_kernels(config)
+    comm.node_barrier()
     trainer = Trainer(config, comm)
     files.open(trainer)
     if comm.rank == 0:
         print(plan(trainer), flush=True)
+    if not resume:
+        files.checkpoint(trainer)  # a job killed before its first checkpoint can be resumed too
     stop = Stop()
     try:
         reason = _loop(trainer, files, stop)
+    except Exception:
+        files.finish("failed")
+        raise
     finally:
         stop.restore()
     files.checkpoint(trainer)
-    files.finish(trainer, reason)
+    files.finish(reason)
     return Outcome(reason, trainer.outer_step, out)
 
 
-def _loop(trainer: Trainer, files: "RunFiles", stop: Stop) -> str:
+def _loop(trainer: Trainer, files: RunFiles, stop: Stop) -> str:
     """Outer steps until done, out of time or asked to stop; returns the reason."""
     settings, comm = trainer.config.train, trainer.comm
-    last_checkpoint = trainer.wall_s
-    bar = tqdm(
-        total=settings.outer_steps, initial=trainer.outer_step, unit="step", disable=comm.rank != 0 or None
-    )
-    with bar:
+    saved_at, saved_step = trainer.wall_s, trainer.outer_step
+    lost = 0
+    with tqdm(
+        total=settings.outer_steps,
+        initial=trainer.outer_step,
+        unit="step",
+        mininterval=1.0,
+        disable=comm.rank != 0,
+    ) as bar:
         while trainer.outer_step < settings.outer_steps:
-            row = trainer.step()
+            row, estimate = trainer.step()
             files.append(row)
-            bar.update(1)
             bar.set_postfix_str(f"meta-loss {row['meta_loss']:.4f}", refresh=False)
-            out_of_time = settings.minutes > 0 and trainer.wall_s >= 60 * settings.minutes
-            due = trainer.wall_s - last_checkpoint >= 60 * settings.checkpoint_minutes
-            # Clocks and signals differ between ranks: rank 0 decides for all.
-            asked, late, due = comm.bcast([stop.asked, out_of_time, due])
+            bar.update(1)
+            if estimate.n_lost and comm.rank == 0:
+                lost += estimate.n_lost
+                why = f": {estimate.fault}" if estimate.fault else ""
+                bar.write(f"outer step {row['outer_step']}: {estimate.n_lost} pairs lost{why} ({lost} so far)")
+            late = settings.minutes > 0 and trainer.wall_s >= 60 * settings.minutes
+            due = trainer.wall_s - saved_at >= 60 * settings.checkpoint_minutes or (
+                settings.checkpoint_every > 0
+                and trainer.outer_step - saved_step >= settings.checkpoint_every
+            )
+            asked, late, due = _agree(comm, stop.asked, late, due)
             if asked or late:
                 return "signal" if asked else "time"
             if due:
                 files.checkpoint(trainer)
-                last_checkpoint = trainer.wall_s
+                saved_at, saved_step = trainer.wall_s, trainer.outer_step
     return "finished"
+
+
+def _agree(comm: Comm, asked: bool, late: bool, due: bool) -> tuple[bool, bool, bool]:
+    """Clocks and signals differ between ranks: a signal counts if any rank got it, the clock is rank 0's."""
+    flags = np.array([asked, late and comm.rank == 0, due and comm.rank == 0], np.float64)
+    comm.allreduce_scalars(flags, "control")
+    return bool(flags[0] > 0), bool(flags[1] > 0), bool(flags[2] > 0)
 
 
 def plan(trainer: Trainer) -> str:
@@ -248,12 +367,3 @@ def plan(trainer: Trainer) -> str:
             + (f" or until {settings.minutes:g} minutes are used" if limit < hours else ""),
         ]
     )
-
-
-class RunFiles:
-    """The files of a run: only rank 0 touches the disk, and what it finds there is told to all ranks."""
-
-    def __init__(self, config: cfg.Config, out: Path, comm: Comm, resume: bool) -> None:
-        self.out, self._comm, self._config = out, comm, config
-        self._writer: store.RunWriter | None = None
-        self._saved: store.Checkpoint | None = None

@@ -125,8 +125,8 @@ def test_noise_on_the_entries_has_its_law(noise, mean: float, std: float) -> Non
 def eigen_noise(n: int, spectrum, step: int) -> np.ndarray:
     """The noise matrix of an `_eigen` law, column by column through the kernels."""
     mirrors = np.empty(n * (n + 1) // 2 - 1)
-    work = np.full(3 * n + 32, np.nan)
-    mirror_vectors(mirrors, n, STREAM, rng.NOISE, step, work)
+    work = np.full(2 * n + 32, np.nan)
+    mirror_vectors(mirrors, n, STREAM, rng.NOISE, step, work[:32])
     columns = np.zeros((n, n))
     for x, out in zip(np.eye(n), columns, strict=True):
         eigen_noise_product(x, out, np.asarray(spectrum, np.float64), mirrors, work)

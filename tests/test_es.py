@@ -11,7 +11,7 @@ import pytest
 from helpers.es_problems import Balance, Drift, Plain, run_drift, settings
 from helpers.mpi import mpirun
 
-from lopt import rng
+from lopt import config, rng
 from lopt.comm import SerialComm
 from lopt.errors import ConfigError, LostPairsError, UsageError
 from lopt.es import ESTIMATORS, Shaping, make_estimator
@@ -559,3 +559,13 @@ def test_one_pair_in_one_dimension():
         estimate = one_step(Plain(lambda th: 3 * th[0], 1), [0.0], estimator=name, pairs=1)
         assert estimate.grad[0] == pytest.approx(3 * z_of(0, 0, 0, 1)[0] ** 2, rel=1e-5)
         assert set(estimate.seconds) == {"rollout", "exchange", "rebuild"}
+
+
+@pytest.mark.parametrize("difference", config.DIFFERENCES)
+def test_the_configuration_of_a_run_fits(difference):
+    for name in config.ESTIMATORS:
+        cfg = config.EsConfig(estimator=name, pairs=3, truncation=2, difference=difference)
+        estimator = make_estimator(cfg, Drift(4, 2), SerialComm(), 0)
+        theta = np.ones(4, np.float32)
+        grad = estimator.step(theta, 0, estimator.init(theta))[0].grad
+        assert estimator.name == name and (grad != 0).all()

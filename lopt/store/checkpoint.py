@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt.errors import StoreError
-from lopt.store import container
+from lopt.store import container, schema
 
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.prev.h5"
 _ROOT = "/arrays/"
@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     with container.unsealed(path, "checkpoint") as file:
         meta = container.get_attributes(file, "checkpoint")["meta"]
-        paths = container.dataset_paths(file)
+        paths = schema.dataset_paths(file)
         arrays = {p.removeprefix(_ROOT): container.get_array(file, p) for p in paths}
     return Checkpoint(arrays, meta, path)
 

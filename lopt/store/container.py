@@ -20,7 +20,16 @@ LIBVER = ("v110", "v110")
 HEADER_BYTES = 512
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py and the decoding of damaged content raise.
-DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError, ArithmeticError)
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    ArithmeticError,
+)
 
 
 class Header(NamedTuple):
@@ -51,12 +60,18 @@ def read_header(path: Path) -> Header:
     if not head:
         raise StoreError(f"{path} is empty")
     if not head.startswith(b'{"lopt": '):
-        what = "an HDF5 file, but not one of lopt's" if head.startswith(SIGNATURE) else "not a lopt file"
+        what = (
+            "an HDF5 file, but not one of lopt's"
+            if head.startswith(SIGNATURE)
+            else "not a lopt file"
+        )
         raise StoreError(f"{path} is {what}")
     try:
         content = json.loads(head)
         version, size = content["schema"], content["bytes"]
-        header = Header(content["lopt"], str(content["sha256"]), None if size is None else int(size))
+        header = Header(
+            content["lopt"], str(content["sha256"]), None if size is None else int(size)
+        )
     except DAMAGE as error:
         raise StoreError(f"{path}: its first line is damaged or cut off") from error
     if version != schema.VERSION:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lopt.errors import StoreError
-from lopt.store import container
+from lopt.store import container, schema
 
 
 class EvalRow(NamedTuple):
@@ -99,7 +99,7 @@ class EvalReader:
         self.path = Path(path)
         with container.unsealed(self.path, "eval") as file:
             self.provenance = container.get_attributes(file, "eval")["provenance"]
-            data = {p: container.get_array(file, p) for p in container.dataset_paths(file)}
+            data = {p: container.get_array(file, p) for p in schema.dataset_paths(file)}
         self.tasks = tuple(data["/task"])
         self.entrants = tuple(data["/optimizer"])
         self.families = tuple(data["/entrant/family"])
@@ -111,7 +111,9 @@ class EvalReader:
         self.test_loss = data["/trace/test_loss"]
         self.status = data["/trace/status"]
         self.seconds = data["/trace/wall_s"]
-        self.rows = self._table({p[7:]: v.tolist() for p, v in data.items() if p.startswith("/table/")})
+        self.rows = self._table(
+            {p[7:]: v.tolist() for p, v in data.items() if p.startswith("/table/")}
+        )
 
     def _table(self, table: dict[str, list[Any]]) -> list[EvalRow]:
         for name, size in (("task", len(self.tasks)), ("entrant", len(self.entrants))):

@@ -66,7 +66,9 @@ def _eval(path: Path) -> list[str]:
     for row in e.rows:
         name = row.family if row.variant != "tuned" else f"{row.family} lr={row.rate:g}"
         bad = f", {row.n_bad} clipped or diverged" if row.n_bad else ""
-        lines.append(f"  {row.task}: {name:<20} {row.variant:<8} {row.mean:.5g} +- {row.se:.2g}{bad}")
+        lines.append(
+            f"  {row.task}: {name:<20} {row.variant:<8} {row.mean:.5g} +- {row.se:.2g}{bad}"
+        )
     return lines
 
 
@@ -79,7 +81,11 @@ _DESCRIBE: dict[str, Callable[[Path], list[str]]] = {
 
 
 def _origin(p: dict[str, Any]) -> str:
-    commit = f", commit {p['git_commit'][:10]}{' (dirty)' if p['git_dirty'] else ''}" if p["git_commit"] else ""
+    commit = (
+        f", commit {p['git_commit'][:10]}{' (dirty)' if p['git_dirty'] else ''}"
+        if p["git_commit"]
+        else ""
+    )
     return f"{p['start_utc']}, {p['ranks']} ranks on {p['device']}, seed {p['seed']}, lopt {p['lopt']}{commit}"
 
 

@@ -51,9 +51,7 @@ def _checksums(values: np.ndarray, first_row: int) -> np.ndarray:
     """CRC-32 of each row of a column, uint32; starting from the row number, so that no row passes for another."""
     raw = memoryview(np.ascontiguousarray(values).reshape(-1)).cast("B")
     width = len(raw) // len(values) if len(values) else 0
-    sums = (
-        zlib.crc32(raw[i * width : (i + 1) * width], first_row + i) for i in range(len(values))
-    )
+    sums = (zlib.crc32(raw[i * width : (i + 1) * width], first_row + i) for i in range(len(values)))
     return np.fromiter(sums, np.uint32, len(values))
 
 
@@ -131,10 +129,10 @@ class RunReader:
             raise KeyError(f"no column {name!r} in a run file (valid: {', '.join(COLUMNS)})")
         with container.reading(self.path):
             dataset = _dataset(self._file, name)
-            # Every row has been written, so a file that claims more than it stores is damaged.
-            claimed = dataset.dtype.itemsize * int(np.prod(dataset.shape, dtype=object))
+            # Every counted row has been written; asked before memory is allocated.
+            claimed = dataset.dtype.itemsize * self.rows * int(np.prod(dataset.shape[1:], dtype=object))
             if claimed > dataset.id.get_storage_size():
-                raise StoreError(f"column {name} claims more than is stored")
+                raise StoreError(f"column {name} claims {claimed} bytes, more than are stored")
             values = dataset[: self.rows]
             known = _dataset(self._file, CHECKSUM)[: self.rows, list(COLUMNS).index(name)]
             wrong = np.flatnonzero(_checksums(values, 0) != known)

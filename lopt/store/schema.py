@@ -3,7 +3,7 @@
 From it come the writers' datasets with their attributes, the readers' validation, and docs/results.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import h5py
@@ -44,7 +44,7 @@ class Field(NamedTuple):
     @property
     def is_scale(self) -> bool:
         """Whether it holds the coordinates of an axis."""
-        return self.axes == (self.name,)
+        return self.axes == (self.name,) and self.dtype != "any"
 
 
 STEP = ("outer_step",)
@@ -52,72 +52,106 @@ STEP = ("outer_step",)
 SCHEMA = (
     # run: one row per outer step, appended while the run goes on
     Field("run", "@config", "text", (), "-", "complete configuration, TOML"),
-    Field("run", "@theta_layout", "json", (), "-", "names and shapes of the blocks of theta, in order"),
+    Field("run", "@theta_layout", "json", (), "-",
+          "names and shapes of the blocks of theta, in order"),
     Field("run", "@tasks", "json", (), "-", "names of the tasks that pair_groups counts"),
     Field("run", "@provenance", "json", (), "-",
-          "list, one entry for the start and one for each resume: first_row, start_utc, command, seed, ranks, "
-          "device, lopt version, git commit and dirty flag, versions of python, numpy, numba, h5py, hdf5"),
-    Field("run", "/done", "i8", (), "rows", "rows that are complete; written last, rows after it are not to be read"),
-    Field("run", "/state", "text", (), "-", "running, finished, time (minutes used up), signal or failed"),
+          "list, one entry for the start and one for each resume: first_row, start_utc, "
+          "command, seed, ranks, device, lopt version, git commit and dirty flag, versions of "
+          "python, numpy, numba, h5py, hdf5"),
+    Field("run", "/done", "i8", (), "rows",
+          "rows that are complete; written last, rows after it are not to be read"),
+    Field("run", "/state", "text", (), "-",
+          "running, finished, time (minutes used up), signal or failed"),
     Field("run", "/axes/phase", "text", ("phase",), "-", "names of the parts of an outer step"),
     Field("run", "/axes/block", "text", ("block",), "-", "names of the blocks of theta"),
-    Field("run", "/axes/member", "text", ("member",), "-", "sign of the perturbation of a pair's two particles"),
-    Field("run", "/axes/column", "text", ("column",), "-", "names of the datasets of /outer, in checksum's order"),
-    Field("run", "/outer/outer_step", "i8", STEP, "outer steps", "number of the outer step, from 0"),
+    Field("run", "/axes/member", "text", ("member",), "-",
+          "sign of the perturbation of a pair's two particles"),
+    Field("run", "/axes/column", "text", ("column",), "-",
+          "names of the datasets of /outer, in checksum's order"),
+    Field("run", "/outer/outer_step", "i8", STEP, "outer steps",
+          "number of the outer step, from 0"),
     Field("run", "/outer/meta_loss", "f8", STEP, "1",
-          "mean over the kept pairs of m_p = (L_p+ + L_p-) / 2, L the window mean of the normalised loss"),
-    Field("run", "/outer/meta_loss_std", "f8", STEP, "1", "spread: sqrt(sum_p (m_p - mean)^2 / (n - 1)), n kept pairs"),
-    Field("run", "/outer/meta_loss_se", "f8", STEP, "1", "standard error of meta_loss: meta_loss_std / sqrt(n)"),
-    Field("run", "/outer/grad_norm", "f8", STEP, "1/theta", "sqrt(sum_i g_i^2) of the gradient estimate, not clipped"),
-    Field("run", "/outer/update_norm", "f8", STEP, "theta", "sqrt(sum_i (theta_new - theta_old)_i^2)"),
+          "mean over the kept pairs of m_p = (L_p+ + L_p-) / 2, L the window mean of the "
+          "normalised loss"),
+    Field("run", "/outer/meta_loss_std", "f8", STEP, "1",
+          "spread: sqrt(sum_p (m_p - mean)^2 / (n - 1)), n kept pairs"),
+    Field("run", "/outer/meta_loss_se", "f8", STEP, "1",
+          "standard error of meta_loss: meta_loss_std / sqrt(n)"),
+    Field("run", "/outer/grad_norm", "f8", STEP, "1/theta",
+          "sqrt(sum_i g_i^2) of the gradient estimate, not clipped"),
+    Field("run", "/outer/update_norm", "f8", STEP, "theta",
+          "sqrt(sum_i (theta_new - theta_old)_i^2)"),
     Field("run", "/outer/theta_norm", "f8", ("outer_step", "block"), "theta",
           "sqrt(sum_i theta_i^2) per block, after the step"),
     Field("run", "/outer/theta_ema_norm", "f8", ("outer_step", "block"), "theta",
           "the same of theta's moving average"),
     Field("run", "/outer/sigma", "f8", STEP, "theta", "standard deviation of the perturbations"),
-    Field("run", "/outer/learning_rate", "f8", STEP, "theta", "outer learning rate after warm-up and schedule"),
-    Field("run", "/outer/wall_s", "f8", STEP, "s", "cumulative wall time in outer steps, resumed runs added up"),
-    Field("run", "/outer/phase_s", "f8", ("outer_step", "phase"), "s", "wall time of rank 0 by part of the outer step"),
-    Field("run", "/outer/inner_steps", "i8", STEP, "inner steps", "cumulative inner steps of all particles"),
-    Field("run", "/outer/pairs_lost", "i8", STEP, "pairs", "pairs dropped: diverged, not finite, or the task raised"),
-    Field("run", "/outer/n_clipped", "i8", STEP, "1", "coordinates of the gradient estimate beyond outer.clip"),
-    Field("run", "/outer/bytes_sent", "i8", STEP, "bytes", "payload that one rank sent between nodes in this outer step"),
+    Field("run", "/outer/learning_rate", "f8", STEP, "theta",
+          "outer learning rate after warm-up and schedule"),
+    Field("run", "/outer/wall_s", "f8", STEP, "s",
+          "cumulative wall time in outer steps, resumed runs added up"),
+    Field("run", "/outer/phase_s", "f8", ("outer_step", "phase"), "s",
+          "wall time of rank 0 by part of the outer step"),
+    Field("run", "/outer/inner_steps", "i8", STEP, "inner steps",
+          "cumulative inner steps of all particles"),
+    Field("run", "/outer/pairs_lost", "i8", STEP, "pairs",
+          "pairs dropped: diverged, not finite, or the task raised"),
+    Field("run", "/outer/n_clipped", "i8", STEP, "1",
+          "coordinates of the gradient estimate beyond outer.clip"),
+    Field("run", "/outer/bytes_sent", "i8", STEP, "bytes",
+          "payload that one rank sent between nodes in this outer step"),
     Field("run", "/outer/pair_losses", "f8", ("outer_step", "pair", "member"), "1",
           "L of each particle; NaN where the pair was lost"),
-    Field("run", "/outer/pair_groups", "i8", ("outer_step", "pair"), "1", "task of each pair, an index into @tasks"),
+    Field("run", "/outer/pair_groups", "i8", ("outer_step", "pair"), "1",
+          "task of each pair, an index into @tasks"),
     Field("run", "/outer/checksum", "u4", ("outer_step", "column"), "-",
           "CRC-32 of a column's little-endian bytes in this row, started with the row number"),
     # checkpoint: everything a resumed run needs
-    Field("checkpoint", "@meta", "json", (), "-", "what the arrays belong to, as the trainer gave it"),
-    Field("checkpoint", "/arrays/*", "any", ("*",), "-", "named arrays of the trainer's state, to the bit"),
+    Field("checkpoint", "@meta", "json", (), "-",
+          "what the arrays belong to, as the trainer gave it"),
+    Field("checkpoint", "/arrays/*", "any", ("*",), "-",
+          "named arrays of the trainer's state, to the bit"),
     # weights: an optimizer ready for use
     Field("weights", "@architecture", "text", (), "-", "name of the optimizer"),
-    Field("weights", "@options", "json", (), "-", "all its options (hyper-parameters), defaults included"),
-    Field("weights", "@layout", "json", (), "-", "names and shapes of the blocks of theta, in order"),
+    Field("weights", "@options", "json", (), "-",
+          "all its options (hyper-parameters), defaults included"),
+    Field("weights", "@layout", "json", (), "-",
+          "names and shapes of the blocks of theta, in order"),
     Field("weights", "@provenance", "json", (), "-",
           "configuration, tasks, cost, seed, versions, date: how theta was made"),
-    Field("weights", "/theta", "f4", ("parameter",), "theta", "meta-parameters, blocks one after another, row-major"),
+    Field("weights", "/theta", "f4", ("parameter",), "theta",
+          "meta-parameters, blocks one after another, row-major"),
     # eval: every optimizer on every task from the same starting points
     Field("eval", "@provenance", "json", (), "-", "command, settings, versions, date"),
     Field("eval", "/task", "text", ("task",), "-", "names of the tasks"),
     Field("eval", "/optimizer", "text", ("optimizer",), "-", "labels of the entrants"),
-    Field("eval", "/seed", "i8", ("seed",), "-", "address of initial parameters and batches, shared by all entrants"),
-    Field("eval", "/step", "i8", ("step",), "inner steps", "inner steps done when a loss was taken"),
-    Field("eval", "/entrant/family", "text", ("optimizer",), "-", "learned, or the baseline's name"),
-    Field("eval", "/entrant/learning_rate", "f8", ("optimizer",), "-", "of a tuning variant; NaN: left at its default"),
-    Field("eval", "/entrant/is_tuned", "i8", ("optimizer",), "-", "1: one of the learning rates tried, 0: default"),
-    Field("eval", "/trace/outer_loss", "f4", ("task", "optimizer", "seed", "step"), "loss", "outer-validation loss"),
-    Field("eval", "/trace/test_loss", "f8", ("task", "optimizer", "seed"), "loss", "test loss after the last step"),
+    Field("eval", "/seed", "i8", ("seed",), "-",
+          "address of initial parameters and batches, shared by all entrants"),
+    Field("eval", "/step", "i8", ("step",), "inner steps",
+          "inner steps done when a loss was taken"),
+    Field("eval", "/entrant/family", "text", ("optimizer",), "-",
+          "learned, or the baseline's name"),
+    Field("eval", "/entrant/learning_rate", "f8", ("optimizer",), "-",
+          "of a tuning variant; NaN: left at its default"),
+    Field("eval", "/entrant/is_tuned", "i8", ("optimizer",), "-",
+          "1: one of the learning rates tried, 0: default"),
+    Field("eval", "/trace/outer_loss", "f4", ("task", "optimizer", "seed", "step"), "loss",
+          "outer-validation loss"),
+    Field("eval", "/trace/test_loss", "f8", ("task", "optimizer", "seed"), "loss",
+          "test loss after the last step"),
     Field("eval", "/trace/status", "i8", ("task", "optimizer", "seed"), "code",
           "0 ok, 1 a loss was clipped at the ceiling, 2 diverged"),
-    Field("eval", "/trace/wall_s", "f8", ("task", "optimizer", "seed"), "s", "wall time of the rollout"),
+    Field("eval", "/trace/wall_s", "f8", ("task", "optimizer", "seed"), "s",
+          "wall time of the rollout"),
     Field("eval", "/table/task", "i8", ("row",), "-", "final-loss table: index into /task"),
     Field("eval", "/table/entrant", "i8", ("row",), "-", "index into /optimizer"),
     Field("eval", "/table/family", "text", ("row",), "-", "what the entrant is a variant of"),
     Field("eval", "/table/variant", "text", ("row",), "-", "learned, default or tuned"),
     Field("eval", "/table/learning_rate", "f8", ("row",), "-", "NaN: default"),
     Field("eval", "/table/mean", "f8", ("row",), "loss", "mean over seeds of test_loss"),
-    Field("eval", "/table/se", "f8", ("row",), "loss", "standard error over seeds; NaN with one seed"),
+    Field("eval", "/table/se", "f8", ("row",), "loss",
+          "standard error over seeds; NaN with one seed"),
     Field("eval", "/table/n_bad", "i8", ("row",), "runs", "runs of it whose status is not 0"),
 )  # fmt: skip
 
@@ -154,6 +188,13 @@ def decode(array: np.ndarray) -> np.ndarray:
     return np.array(flat, object).reshape(array.shape)
 
 
+def dataset_paths(file: h5py.File) -> list[str]:
+    """Absolute paths of all datasets."""
+    found: list[str] = []
+    file.visititems(lambda n, o: found.append(f"/{n}") if isinstance(o, h5py.Dataset) else None)
+    return found
+
+
 def describe(dataset: h5py.Dataset, field: Field) -> None:
     """Attach unit, meaning and axes, so that the file explains itself to any HDF5 tool."""
     for name, text in (
@@ -186,7 +227,8 @@ def check(file: h5py.File, kind: str) -> None:
         StoreError: names the dataset.
     """
     found: dict[str, h5py.Dataset] = {}
-    file.visititems(lambda n, o: found.update({f"/{n}": o}) if isinstance(o, h5py.Dataset) else None)
+    for path in dataset_paths(file):
+        found[path] = file[path]
     lengths: dict[str, tuple[int, str]] = {}
     for field in fields(kind, attributes=False):
         if field.dtype == "any":

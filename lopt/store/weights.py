@@ -45,7 +45,9 @@ class Weights:
         except (LoptError, TypeError, ValueError) as error:
             raise StoreError(f"{self.path}: cannot build its optimizer: {error}") from error
         if expected != self.layout:
-            raise StoreError(f"{self.path}: {_difference(self.layout, expected, self.architecture)}")
+            raise StoreError(
+                f"{self.path}: {_difference(self.layout, expected, self.architecture)}"
+            )
         return opt
 
 
@@ -117,7 +119,9 @@ def load_weights(path: str | Path) -> Weights:
     if not found.exists() and found.name == str(path) and not found.suffix:
         names = shipped()
         if str(path) not in names:
-            raise StoreError(f"no file {str(path)!r}, and {unknown('shipped weights', path, names)}")
+            raise StoreError(
+                f"no file {str(path)!r}, and {unknown('shipped weights', path, names)}"
+            )
         found = SHIPPED / f"{path}.h5"
     weights = read_weights(found)
     weights.optimizer()

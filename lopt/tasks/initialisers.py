@@ -20,52 +20,75 @@ def check_initialiser(name: str, scale: float) -> None:
     """
     if name not in INITIALISERS:
         raise TaskError(unknown("initialiser", name, INITIALISERS))
-    if not (scale > 0 and math.isfinite(scale)):
-        raise TaskError(f"init_scale must be positive and finite, got {scale}")
+    if not (isinstance(scale, int | float) and 0.0 < scale < math.inf):
+        raise TaskError(f"init_scale = {scale!r}, valid: a finite number above 0")
 
 
-def draw(name: str, scale: float, shape: tuple[int, int], stream: np.ndarray, tensor: int) -> np.ndarray:
-    """A weight matrix (fan_in, fan_out), float32, from the stream; `tensor` keeps a task's tensors apart.
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, fan_out): of a matrix its shape, of a kernel (h, w, in, out) with h w counted in, of a vector twice its size."""
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    field = math.prod(shape[:-2])
+    return field * shape[-2], field * shape[-1]
 
-    Normal laws marked "truncated" in the specification are cut at two standard deviations and rescaled to the target;
-    `truncated_normal` itself is a plain normal, as upstream is wired (trap 14).
+
+def draw(name: str, scale: float, shape: tuple[int, ...], stream: np.ndarray, tensor: int) -> np.ndarray:
+    """A weight tensor, last axis out, float32; a pure function of the stream and of `tensor`, its number in the task.
+
+    Laws, s the scale and Z a standard normal conditioned on |Z| <= 2, divided by its standard deviation:
+        he_normal         Z sqrt(2 / fan_in)                 he_uniform        U(+-sqrt(6 / fan_in))
+        glorot_normal     Z sqrt(2 / (fan_in + fan_out))     glorot_uniform    U(+-sqrt(6 / (fan_in + fan_out)))
+        variance_scaling  Z sqrt(s / fan_in)                 random_uniform    U(+-s)
+        random_normal     N(0, s^2)                          truncated_normal  N(0, s^2), as upstream is wired
+        orthogonal        s Q, Q with orthonormal columns (rows if there are fewer), Haar
     """
-    fan_in, fan_out = shape
-    n = fan_in * fan_out
-    if name in ("he_uniform", "glorot_uniform", "random_uniform"):
-        bound = {
-            "he_uniform": math.sqrt(6 / fan_in),
-            "glorot_uniform": math.sqrt(6 / (fan_in + fan_out)),
-            "random_uniform": scale,
-        }[name]
-        u = rng.uniforms(n, stream, rng.INIT, tensor).astype(np.float64)
-        return (bound * (2 * u - 1)).astype(np.float32).reshape(shape)
-    if name in ("random_normal", "truncated_normal"):
-        return (scale * rng.normals(n, stream, rng.INIT, tensor)).astype(np.float32).reshape(shape)
-    if name == "orthogonal":
-        return (scale * _orthogonal(shape, stream, tensor)).astype(np.float32)
-    variance = {
-        "he_normal": 2 / fan_in,
-        "glorot_normal": 2 / (fan_in + fan_out),
-        "variance_scaling": scale / fan_in,
-    }[name]
-    z = truncated(n, stream, tensor)
-    return (z * (math.sqrt(variance) / TRUNCATED_STD)).astype(np.float32).reshape(shape)
+    fan_in, fan_out = fans(shape)
+    n = math.prod(shape)
+    match name:
+        case "he_uniform":
+            w = math.sqrt(6 / fan_in) * centred_uniforms(n, stream, tensor)
+        case "glorot_uniform":
+            w = math.sqrt(6 / (fan_in + fan_out)) * centred_uniforms(n, stream, tensor)
+        case "random_uniform":
+            w = scale * centred_uniforms(n, stream, tensor)
+        case "random_normal" | "truncated_normal":
+            w = scale * rng.normals(n, stream, rng.INIT, tensor).astype(np.float64)
+        case "orthogonal":
+            w = scale * orthogonal(n // shape[-1], shape[-1], stream, tensor)
+        case "he_normal":
+            w = math.sqrt(2 / fan_in) * truncated_normals(n, stream, tensor)
+        case "glorot_normal":
+            w = math.sqrt(2 / (fan_in + fan_out)) * truncated_normals(n, stream, tensor)
+        case "variance_scaling":
+            w = math.sqrt(scale / fan_in) * truncated_normals(n, stream, tensor)
+        case _:
+            raise TaskError(unknown("initialiser", name, INITIALISERS))
+    return w.reshape(shape).astype(np.float32)
 
 
-def truncated(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
-    """n standard normals conditioned on |z| <= 2: the survivors of a longer keyed sequence, in order."""
-    kept, start = np.zeros(0, np.float32), 0
+def centred_uniforms(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
+    """Uniforms in (-1, 1), (n,) float64: midpoints of the generator's 2^24 cells, so that the mean is 0."""
+    u = rng.uniforms(n, stream, rng.INIT, tensor).astype(np.float64)
+    return 2.0 * u - (1.0 - 2.0**-24)
+
+
+def truncated_normals(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
+    """Normals cut at two standard deviations, then scaled to variance 1, (n,) float64.
+
+    They are the survivors of a longer keyed sequence, in order.
+    """
+    kept, start = np.zeros(0), 0
     while kept.size < n:
-        more = rng.normals(n + n // 8 + 16, stream, rng.INIT, tensor, start)
+        more = rng.normals(n + n // 8 + 16, stream, rng.INIT, tensor, start).astype(np.float64)
         start += more.size
-        kept = np.concatenate([kept, more[np.abs(more) <= 2]])
-    return kept[:n]
+        kept = np.concatenate([kept, more[np.abs(more) <= 2.0]])
+    return kept[:n] / TRUNCATED_STD
 
 
-def _orthogonal(shape: tuple[int, int], stream: np.ndarray, tensor: int) -> np.ndarray:
-    rows, columns = max(shape), min(shape)
-    z = rng.normals(rows * columns, stream, rng.INIT, tensor).astype(np.float64).reshape(rows, columns)
+def orthogonal(rows: int, columns: int, stream: np.ndarray, tensor: int) -> np.ndarray:
+    """Q of the QR decomposition of a Gaussian matrix, diag(R) made positive: Haar-distributed, (rows, columns) float64."""
+    tall = (max(rows, columns), min(rows, columns))
+    z = rng.normals(rows * columns, stream, rng.INIT, tensor).astype(np.float64).reshape(tall)
     q, r = np.linalg.qr(z)
-    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-    return q if shape == q.shape else q.T
+    q = q * np.where(np.diag(r) < 0.0, -1.0, 1.0)
+    return q if rows >= columns else q.T

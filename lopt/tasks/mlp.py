@@ -2,18 +2,24 @@
 
 import dataclasses
 import functools
+import itertools
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lopt.data import load
+from lopt.data import DATASETS, load
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import entry_point, kernel
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS, activate_bwd, activate_fwd
-from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
+from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, gather_fwd
 from lopt.ops.losses import cross_entropy
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.tasks import samplers
+from lopt.tasks.checks import check_batch_size, check_flag, check_widths
 from lopt.tasks.initialisers import INITIALISERS, check_initialiser, draw
+
+SEED_OFFSET = 99123491  # of the published sampler's seeds
 
 # data.sizes = (layers, activation code, widths 0..layers); data.hyper = (input scale, input shift)
 _LAYERS, _ACTIVATION, _WIDTHS = range(3)
@@ -29,10 +35,7 @@ def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     widths = data.sizes[_WIDTHS:]
     n = widths[0]
     scale, shift = params.dtype.type(data.hyper[0]), params.dtype.type(data.hyper[1])
-    for r in range(lane(), batch, lanes()):
-        for j in range(n):
-            work[r * n + j] = scale * data.floats[rows[r] * n + j] + shift
-    sync()
+    gather_fwd(data.floats, rows, scale, shift, work[: batch * n].reshape(batch, n))
     h, p = 0, 0  # offsets of the layer's input in work and of its weights in params
     widest = n
     for k in range(layers):
@@ -103,10 +106,14 @@ class Mlp(Task):
     data         name of an embedded data set
     hidden       widths of the hidden layers; () is softmax regression
     activation   one of TaskSet's nine, or "linear"
-    initialiser  weight initialiser; biases start at 0
-    init_scale   scale of the initialisers that take one (orthogonal, random_*, truncated_normal, variance_scaling)
+    initialiser  law of the weights, see `lopt.tasks.initialisers.draw`; biases start at 0
+    init_scale   scale s of the laws that take one
     batch_size   examples per mini-batch
     center       inputs 2x - 1 instead of x
+    stands_for   data set that a sampled task asks for and that `data` stands in for; changes nothing
+
+    Raises:
+        TaskError: an option is out of range; names it and the nearest valid value.
     """
 
     data: str = "digits"
@@ -116,19 +123,20 @@ class Mlp(Task):
     init_scale: float = 1.0
     batch_size: int = 64
     center: bool = False
+    stands_for: str = ""
 
-    core = staticmethod(mlp_evaluate)
-    entry = mlp_entry
+    core: ClassVar = mlp_evaluate
+    entry: ClassVar = mlp_entry
 
     def __post_init__(self) -> None:
-        dataset = load(self.data)
+        if self.data not in DATASETS:
+            raise TaskError(unknown("data", self.data, DATASETS))
+        check_widths("hidden", self.hidden)
         if self.activation not in ACTIVATIONS:
-            raise TaskError(unknown("activation (field activation)", self.activation, ACTIVATIONS))
+            raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
         check_initialiser(self.initialiser, self.init_scale)
-        if any(not isinstance(w, int) or w < 1 for w in self.hidden):
-            raise TaskError(f"hidden widths must be integers >= 1, got {self.hidden}")
-        if not 1 <= self.batch_size <= dataset.rows:
-            raise TaskError(f"batch_size must be in 1..{dataset.rows}, got {self.batch_size}")
+        check_batch_size(self.batch_size, load(self.data).rows)
+        check_flag("center", self.center)
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
@@ -139,7 +147,7 @@ class Mlp(Task):
     @functools.cached_property
     def layout(self) -> Layout:
         tensors = []
-        for k, (n, m) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for k, (n, m) in enumerate(itertools.pairwise(self.widths)):
             tensors += [(f"w{k}", (n, m)), (f"b{k}", (m,))]
         return Layout(tensors)
 
@@ -196,8 +204,38 @@ class Mlp(Task):
                 dz = (dz @ tensors[f"w{k}"].T) * derivatives[k - 1]
         return float(loss), self.layout.flatten(grads, np.float64)
 
+    @staticmethod
+    def sample_config(seed: int) -> dict[str, Any]:
+        """Configuration `mlp_family_seed<seed>` of TaskSet, as published: all its fields, in the order they are drawn."""
+        r = np.random.RandomState(seed + SEED_OFFSET)
+        layers = samplers.choice(r, range(1, 7))
+        hidden = tuple(samplers.logint(r, 16, 128) for _ in range(layers))
+        activation = samplers.activation(r)
+        initialiser, scale = samplers.initialiser(r)
+        return {
+            "hidden": hidden,
+            "activation": activation,
+            "initialiser": initialiser,
+            "init_scale": scale,
+            **samplers.image_data(r),
+            "center": samplers.choice(r, (True, False)),
+        }
+
     @classmethod
-    def examples(cls) -> list["Mlp"]:
+    def sample(cls, seed: int) -> Self:
+        """Task `mlp_family_seed<seed>` of TaskSet on a stand-in for its data.
+
+        None of the published image data sets is embedded: all become `digits`, and `stands_for` keeps the published name.
+        With them go what belongs to them, the number of training images and the augmentation (`sample_config` has both).
+        Layers, activation, initialiser, batch size and centring are as published.
+        """
+        config = cls.sample_config(seed)
+        names = ("hidden", "activation", "initialiser", "init_scale", "batch_size", "center")
+        return cls(data="digits", stands_for=config["dataset"], **{n: config[n] for n in names})
+
+    @classmethod
+    def examples(cls) -> list[Self]:
+        """Every activation, every initialiser, and no hidden layer at all."""
         every = [
             cls(hidden=(9, 7), activation=a, batch_size=11, center=i % 2 == 1)
             for i, a in enumerate(ACTIVATIONS)

@@ -14,7 +14,18 @@ import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sum32, sync
+from lopt.lanes import (
+    add_square_partials,
+    clear_partials,
+    entry_point,
+    fold_partials,
+    kernel,
+    lane,
+    lanes,
+    matmul,
+    sum32,
+    sync,
+)
 from lopt.layout import Layout
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
 
@@ -24,16 +35,22 @@ FLOOR = 1e-8  # added to the quadratic before the log
 
 
 @kernel
-def reflect(y, v, squares, partials):
-    """y -= 2 v (v.y) / (v.v): mirror y (m,) at the plane across v (m,); `squares` (2m,) scratch."""
+def squared_norm(x, partials):
+    """|x|^2, x (n,), the same bits for any number of lanes; `partials` (32,) scratch."""
+    clear_partials(partials)
+    add_square_partials(x, x.size, partials)
+    return fold_partials(partials)
+
+
+@kernel
+def reflect(y, v, products, partials):
+    """y -= 2 v (v.y) / (v.v): mirror y (m,) at the plane across v (m,); `products` (m,) scratch."""
     m = y.size
     for j in range(lane(), m, lanes()):
-        squares[j] = v[j] * y[j]
-        squares[m + j] = v[j] * v[j]
+        products[j] = v[j] * y[j]
     sync()
-    vy = sum32(squares, m, partials)
-    vv = sum32(squares[m:], m, partials)
-    factor = y.dtype.type(2.0) * vy / vv
+    vy = sum32(products, m, partials)
+    factor = y.dtype.type(2.0) * vy / squared_norm(v, partials)
     for j in range(lane(), m, lanes()):
         y[j] -= factor * v[j]
     sync()
@@ -46,40 +63,37 @@ def eigen_noise_product(x, out, spectrum, mirrors, work):
     Q = H_0 H_1 ... H_{n-2}, H_k the reflection of the trailing n - k coordinates that sends a
     normal vector to an axis; Q is Haar-distributed up to signs of its columns, which
     S = diag(spectrum) does not see.  `mirrors` (n (n + 1) / 2 - 1,) holds the mirror vectors one
-    after the other; `work` (3n + 32,) scratch.
+    after the other; `work` (2n + 32,) scratch.
     """
     n = x.size
-    y, squares, partials = work[:n], work[n : 3 * n], work[3 * n : 3 * n + 32]
+    y, products, partials = work[:n], work[n : 2 * n], work[2 * n : 2 * n + 32]
     for j in range(lane(), n, lanes()):
         y[j] = x[j]
     sync()
     start = 0
     for k in range(n - 1):
-        reflect(y[k:], mirrors[start : start + n - k], squares, partials)
+        reflect(y[k:], mirrors[start : start + n - k], products, partials)
         start += n - k
     for j in range(lane(), n, lanes()):
         y[j] *= spectrum[j]
     sync()
     for k in range(n - 2, -1, -1):
         start -= n - k
-        reflect(y[k:], mirrors[start : start + n - k], squares, partials)
+        reflect(y[k:], mirrors[start : start + n - k], products, partials)
     for j in range(lane(), n, lanes()):
         out[j] += y[j]
     sync()
 
 
 @kernel
-def mirror_vectors(mirrors, n, stream, purpose, step, work):
-    """mirrors = the vectors v = z + sign(z_0) |z| e_0; `work` (n + 32,) scratch."""
+def mirror_vectors(mirrors, n, stream, purpose, step, partials):
+    """mirrors = the vectors v = z + sign(z_0) |z| e_0; `partials` (32,) scratch."""
     rng.normals_into(mirrors, 0, stream, purpose, step)
     sync()
     start = 0
     for k in range(n - 1):
         z = mirrors[start : start + n - k]
-        for j in range(lane(), n - k, lanes()):
-            work[j] = z[j] * z[j]
-        sync()
-        length = math.sqrt(sum32(work, n - k, work[n : n + 32]))
+        length = math.sqrt(squared_norm(z, partials))
         if lane() == 0:
             z[0] += math.copysign(length, z[0])
         sync()
@@ -105,13 +119,13 @@ def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with
 
     data.floats: A (n, n), then the noise spectrum (n,) if the noise code is EIGEN.
     data.sizes: n, noise code, log output.  data.hyper: loss scale c, noise offset, noise scale.
-    work: u (n,), scratch (3n + 32,), then the noisy matrix (n, n) of iid noise or the mirror
+    work: u (n,), scratch (2n + 32,), then the noisy matrix (n, n) of iid noise or the mirror
     vectors (n (n + 1) / 2 - 1,) of EIGEN noise.
     """
     n, code, log_output = data.sizes[0], data.sizes[1], data.sizes[2]
     a = data.floats[: n * n]
     purpose = rng.NOISE + split
-    u, small, large = work[:n], work[n : 4 * n + 32], work[4 * n + 32 :]
+    u, small, large = work[:n], work[n : 3 * n + 32], work[3 * n + 32 :]
     matrix = a
     if code == EIGEN:
         spectrum, mirrors = data.floats[n * n : n * n + n], large[: n * (n + 1) // 2 - 1]
@@ -126,11 +140,7 @@ def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with
     matmul(m, params.reshape(n, 1), u.reshape(n, 1))
     if code == EIGEN:
         eigen_noise_product(params, u, spectrum, mirrors, small)
-    # q = |u|^2
-    for i in range(lane(), n, lanes()):
-        small[i] = u[i] * u[i]
-    sync()
-    q = sum32(small, n, small[n : n + 32])
+    q = squared_norm(u, small[:32])
     c = data.hyper[0]
     if with_grad:
         matmul(m.T, u.reshape(n, 1), grad.reshape(n, 1))
@@ -302,10 +312,10 @@ class Quadratic(Task):
         return (q * spectrum_of(law, n)) @ q.T
 
     def work_size(self, batch: int) -> int:
-        """Four vectors and 32 partial sums, and the random numbers if there is noise."""
+        """Three vectors and 32 partial sums, and the random numbers if there is noise."""
         n, code = self.dims, int(self.arrays.sizes[1])
         noise = {NONE: 0, EIGEN: n * (n + 1) // 2 - 1}.get(code, n * n)
-        return 4 * n + 32 + noise
+        return 3 * n + 32 + noise
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         """iid coordinates of the law `start`."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lopt.tasks.initialisers import SCALED
+
 ACTIVATION_WEIGHTS = {
     "relu": 6, "tanh": 3, "cos": 1, "elu": 1, "sigmoid": 1, "swish": 1,
     "leaky_relu1": 1, "leaky_relu2": 1, "leaky_relu4": 1,
@@ -18,7 +20,6 @@ INITIALISER_WEIGHTS = {
     "he_normal": 2, "he_uniform": 2, "glorot_normal": 2, "glorot_uniform": 2, "orthogonal": 1,
     "random_uniform": 1, "random_normal": 1, "truncated_normal": 1, "variance_scaling": 1,
 }  # fmt: skip
-SCALED = ("orthogonal", "random_uniform", "random_normal", "truncated_normal", "variance_scaling")
 IMAGE_DATASETS = (
     "cifar10", "cifar100", "coil100_32x32", "deep_weeds_32x32", "fashion_mnist", "food101_32x32",
     "imagenet_resized/16x16", "imagenet_resized/32x32", "mnist", "sun397_32x32",

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from lopt import rng
-from lopt.comm import Comm, get_comm
+from lopt.comm import Comm, aborting, get_comm
 from lopt.es import Window, make_estimator
 from lopt.lanes import kernel
 
@@ -148,20 +148,21 @@ def run_drift(comm: Comm, cfg: SimpleNamespace, checkpoint: dict | None = None) 
 def main(out: str, estimator: str, pairs: str, checkpoint: str | None = None) -> None:
     """One rank of a run; rank 0 writes."""
     comm = get_comm()
-    saved = None
-    if checkpoint is not None:
-        with np.load(checkpoint) as arrays:
-            saved = dict(arrays)
-    cfg = settings(estimator=estimator, pairs=int(pairs), truncation=2, difference="normalised")
-    result = run_drift(comm, cfg, saved)
-    # Every rank must hold the bits of rank 0; compared before anything is written.
-    mine = result["grad"].view(np.uint32).astype(np.float64).reshape(-1)
-    total = mine.copy()
-    comm.allreduce_scalars(total, "control")
-    assert (total == comm.size * mine).all(), f"rank {comm.rank} differs"
-    if comm.rank == 0:
-        np.savez(out, grad=result["grad"], losses=result["losses"], size=comm.size)
-        np.savez(f"{out}.checkpoint.npz", **result["saved"])
+    with aborting(comm, debug=True):
+        saved = None
+        if checkpoint is not None:
+            with np.load(checkpoint) as arrays:
+                saved = dict(arrays)
+        cfg = settings(estimator=estimator, pairs=int(pairs), truncation=2, difference="normalised")
+        result = run_drift(comm, cfg, saved)
+        # Every rank must hold the bits of all others; compared before anything is written.
+        mine = result["grad"].view(np.uint32).astype(np.float64).reshape(-1)
+        total = mine.copy()
+        comm.allreduce_scalars(total, "control")
+        assert (total == comm.size * mine).all(), f"rank {comm.rank} differs"
+        if comm.rank == 0:
+            np.savez(out, grad=result["grad"], losses=result["losses"], size=comm.size)
+            np.savez(f"{out}.checkpoint.npz", **result["saved"])
 
 
 if __name__ == "__main__":

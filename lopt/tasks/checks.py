@@ -1,0 +1,62 @@
+"""Checks of task options that several families share; every message names the option and the nearest valid value."""
+
+import math
+
+from lopt.errors import TaskError
+
+
+def check_integer(option: str, value: object, lowest: int, highest: int | None = None) -> None:
+    """Refuse what is not an integer of lowest..highest.
+
+    Raises:
+        TaskError: as said.
+    """
+    span = f"at least {lowest}" if highest is None else f"{lowest} to {highest}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TaskError(f"{option} = {value!r}, valid: an integer, {span}")
+    nearest = max(value, lowest) if highest is None else min(max(value, lowest), highest)
+    if value != nearest:
+        raise TaskError(f"{option} = {value}, valid: {span}; nearest: {nearest}")
+
+
+def check_batch_size(value: object, rows: int) -> None:
+    """Refuse a batch that is empty or larger than the data set.
+
+    Raises:
+        TaskError: as said.
+    """
+    check_integer("batch_size", value, 1, rows)
+
+
+def check_widths(option: str, widths: object) -> None:
+    """Refuse what is not a tuple of integers of at least 1; it may be empty.
+
+    Raises:
+        TaskError: as said.
+    """
+    if not isinstance(widths, tuple):
+        raise TaskError(f"{option} = {widths!r}, valid: a list of integers; nearest: [{widths}]")
+    for k, width in enumerate(widths):
+        check_integer(f"{option}[{k}]", width, 1)
+
+
+def check_not_negative(option: str, value: object) -> None:
+    """Refuse what is not a finite number of at least 0.
+
+    Raises:
+        TaskError: as said.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TaskError(f"{option} = {value!r}, valid: a number, at least 0")
+    if not 0.0 <= value < math.inf:
+        raise TaskError(f"{option} = {value}, valid: a finite number, at least 0; nearest: 0")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Refuse what is neither true nor false.
+
+    Raises:
+        TaskError: as said.
+    """
+    if not isinstance(value, bool):
+        raise TaskError(f"{option} = {value!r}, valid: true or false")
