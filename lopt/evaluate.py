@@ -7,15 +7,18 @@ the seeds, chosen per task; what is reported is the loss on the test split, whic
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from lopt import rng
-from lopt.comm import SerialComm
+from lopt import rng, store
+from lopt.comm import Comm, SerialComm
 from lopt.errors import UsageError
 from lopt.optimizer import Optimizer, optimizer
 from lopt.rollout import FLAG, OK, Runner, Schedule
 from lopt.task import TEST, Task
+from lopt.tasks import parse_task
 
 RATES = tuple(float(f"{m}e{e}") for e in (-4, -3, -2, -1) for m in (1, 3)) + (1.0,)
 TEST_BATCHES = 32
@@ -101,8 +104,7 @@ def evaluate(
     steps: int,
     seeds: int,
     schedule: Schedule,
-    comm=None,
-    progress=None,
+    comm: Comm | None = None,
 ) -> Results:
     """Train every task with every entrant from `seeds` starting points; work is handed out to ranks as they ask.
 
@@ -122,13 +124,15 @@ def evaluate(
     total = int(np.prod(shape))
     runners: dict[tuple[int, int], Runner] = {}
     counter = comm.work_counter()
+    bar = tqdm(total=total, unit="run", mininterval=1.0, disable=comm.rank != 0 or comm.size == 1 and total < 2)
     while (item := counter.next()) < total:
+        bar.n = item  # handed out so far, by all ranks
+        bar.refresh()
         i, j, k = np.unravel_index(item, shape)
         if (i, j) not in runners:
             runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
         flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
-        if progress is not None:
-            progress.update(1)
+    bar.close()
     comm.allreduce_scalars(flat.reshape(-1))
     return Results(
         tuple(t.name for t in tasks),
@@ -210,3 +214,57 @@ def verdict(rows: Sequence[Row], task: str, steps: int) -> str:
     if learned is not None:
         head += f": learned {learned.mean:.4f} +- {learned.se:.4f}"
     return f"{head} {'; '.join(texts)}." if texts else f"{head}."
+
+
+def run_evaluation(
+    comm: Comm,
+    weights: str | None,
+    tasks_spec: str,
+    steps: int,
+    seeds: int,
+    baselines: str,
+    rates: str | None,
+    out: Path,
+) -> str:
+    """What `lopt eval` does: read weights, evaluate, write the file; returns the table and one verdict per task.
+
+    Raises:
+        UsageError: unreadable task specs, baselines or rates.  StoreError: unreadable weights, or `out` exists.
+    """
+    if comm.rank == 0:
+        store.refuse_existing(out)
+    tasks = [parse_task(spec) for spec in tasks_spec.split(";") if spec.strip()]
+    entrants = baseline_entrants([b for b in baselines.split(",") if b], _rates(rates))
+    origin: dict[str, object] = {"steps": steps, "seeds": seeds, "test_batches": TEST_BATCHES}
+    if weights is not None:
+        loaded = store.load_weights(weights)
+        entrants.insert(0, Entrant("learned", loaded.optimizer(), loaded.theta))
+        origin["weights"] = loaded.provenance
+    schedule = Schedule(outer_every=max(1, steps // 100))
+    results = evaluate(tasks, entrants, steps, seeds, schedule, comm)
+    rows = table(results)
+    if comm.rank == 0:
+        store.save_eval(out, results, rows, {**store.provenance(0, comm.size, "cpu"), **origin})
+    return "\n".join([text_table(rows), *(verdict(rows, t.name, steps) for t in tasks)])
+
+
+def _rates(text: str | None) -> Sequence[float]:
+    if text is None:
+        return RATES
+    try:
+        return [float(r) for r in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--rates {text!r}: learning rates separated by commas, such as 1e-3,1e-2") from error
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """The final-loss table as text, best first in each task."""
+    lines = []
+    for task in dict.fromkeys(r.task for r in rows):
+        lines.append(f"{task}: test loss (mean +- standard error)")
+        for r in sorted((r for r in rows if r.task == task), key=lambda r: r.mean):
+            name = r.family if r.variant == "learned" else f"{r.family}, {r.variant}"
+            rate = f" (lr {r.rate:g})" if r.variant == "tuned" else ""
+            bad = f"   {r.n_bad} runs clipped or diverged" if r.n_bad else ""
+            lines.append(f"  {name + rate:32s} {r.mean:9.4f} +- {r.se:.4f}{bad}")
+    return "\n".join(lines)

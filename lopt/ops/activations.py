@@ -1,21 +1,21 @@
-"""The activations of TaskSet (task set specification 1.2) as forward and backward pairs.
+"""The activations of TaskSet as forward and backward pairs (task set specification 1.2).
 
-A code picks the function once per call, so that each loop is branch-free and vectorises.  The derivative is written in
-terms of the pre-activation x and the activation y, whichever is cheaper.
+A code picks the function once per call, so that each loop is branch-free and vectorises.
 """
 
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops.elementary import cos, exp, sigmoid, sin, tanh
 
 ACTIVATIONS = (
-    "linear", "relu", "tanh", "cos", "elu", "sigmoid", "swish", "leaky_relu1", "leaky_relu2", "leaky_relu4",
+    "linear", "relu", "tanh", "cos", "elu", "sigmoid", "swish",
+    "leaky_relu1", "leaky_relu2", "leaky_relu4",
 )  # fmt: skip
 LINEAR, RELU, TANH, COS, ELU, SIGMOID, SWISH, LEAKY1, LEAKY2, LEAKY4 = range(len(ACTIVATIONS))
 
 
 @kernel
 def leak(code):
-    """Slope of a (leaky) ReLU below 0."""
+    """Slope of a (leaky) ReLU at and below 0."""
     if code == LEAKY1:
         return 0.1
     if code == LEAKY2:
@@ -27,7 +27,7 @@ def leak(code):
 
 @kernel
 def activate_fwd(x, y, code):
-    """y = f(x), elementwise; x and y (n,) may be the same array only for codes whose derivative needs y alone."""
+    """y = f(x), elementwise.  Shapes: x (n,), y (n,) OVERWRITTEN, distinct from x."""
     zero, one = x.dtype.type(0.0), x.dtype.type(1.0)
     n = x.size
     if code == TANH:
@@ -56,38 +56,38 @@ def activate_fwd(x, y, code):
 
 
 @kernel
-def activate_bwd(x, y, dy, dx, code):
-    """dx = dy * f'(x), elementwise; dx OVERWRITTEN and may be dy."""
+def activate_bwd(x, y, d, code):
+    """d *= f'(x), elementwise: turns the gradient of y into that of x, in place.
+
+    Shapes: x and y (n,) as `activate_fwd` left them, d (n,) UPDATED.  In place by design: two names
+    for one array would make LLVM's overlap check send every call to the scalar loop.
+    """
     zero, one = x.dtype.type(0.0), x.dtype.type(1.0)
     n = x.size
     if code == TANH:
         # y = tanh(x)
         for i in range(lane(), n, lanes()):
-            dx[i] = dy[i] * (one - y[i] * y[i])
+            d[i] *= one - y[i] * y[i]
     elif code == COS:
         # y = cos(x)
         for i in range(lane(), n, lanes()):
-            dx[i] = -dy[i] * sin(x[i])
+            d[i] *= -sin(x[i])
     elif code == ELU:
         # y = x if x >= 0 else exp(x) - 1
         for i in range(lane(), n, lanes()):
-            dx[i] = dy[i] if x[i] >= zero else dy[i] * (y[i] + one)
+            d[i] *= one if x[i] >= zero else y[i] + one
     elif code == SIGMOID:
         # y = 1 / (1 + exp(-x))
         for i in range(lane(), n, lanes()):
-            dx[i] = dy[i] * (y[i] * (one - y[i]))
+            d[i] *= y[i] * (one - y[i])
     elif code == SWISH:
-        # y = x s(x)
+        # y = x s, s = 1 / (1 + exp(-x))
         for i in range(lane(), n, lanes()):
             s = sigmoid(x[i])
-            dx[i] = dy[i] * (s + x[i] * s * (one - s))
-    elif code == LINEAR:
-        # y = x
-        for i in range(lane(), n, lanes()):
-            dx[i] = dy[i]
-    else:
+            d[i] *= s + y[i] * (one - s)
+    elif code != LINEAR:
         # y = x if x > 0 else slope x
         slope = x.dtype.type(leak(code))
         for i in range(lane(), n, lanes()):
-            dx[i] = dy[i] if x[i] > zero else slope * dy[i]
+            d[i] *= one if x[i] > zero else slope
     sync()

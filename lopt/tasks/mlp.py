@@ -88,7 +88,7 @@ def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
             )
             # h_k = f(z_k)
             z = h - batch * n
-            activate_bwd(work[z:h], work[h : h + batch * n], dx, dx, code)
+            activate_bwd(work[z:h], work[h : h + batch * n], dx, code)
             h = z
     return loss
 
