@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from lopt import rng
-from lopt.arch import optimizer
 from lopt.errors import CommError
 from lopt.lanes import pin_blas_threads
+from lopt.optimizer import optimizer
 from lopt.rollout import Runner, Schedule
-from lopt.tasks import task
+from lopt.store import RunReader
+from lopt.task import TASKS, task
+from lopt.tasks import parse_task
 
 Figure = dict[str, Any]
 ROLLOUT_TARGETS = {"hierarchical": 3500.0, "adam": 30000.0}  # inner steps / s on one core, small task
@@ -101,8 +103,6 @@ def evaluation_seconds(task_) -> float:
 
 def time_tasks(names: Sequence[str]) -> str:
     """Table of milliseconds per training step for task specs, or for the examples of every family."""
-    from lopt.tasks import TASKS, parse_task
-
     chosen = [parse_task(n) for n in names] or [t for c in TASKS.values() for t in c.examples()]
     lines = [f"{'ms per step':>12s}  {'params':>9s}  task"]
     for t in chosen:
@@ -183,8 +183,6 @@ def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> None
 
 def _inner_rate(out: Path, ranks: int, env: dict[str, str]) -> float:
     """Inner steps per second of meta-training after the first three outer steps."""
-    from lopt.store import RunReader
-
     while out.exists():
         out = out.with_name(out.name + "x")
     _train(out, ranks, 15, env)

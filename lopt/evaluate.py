@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lopt import rng, store
 from lopt.comm import Comm, SerialComm
 from lopt.errors import UsageError
 from lopt.optimizer import Optimizer, optimizer
+from lopt.progress import Progress
 from lopt.rollout import FLAG, OK, Runner, Schedule
 from lopt.task import TEST, Task
 from lopt.tasks import parse_task
@@ -105,6 +105,7 @@ def evaluate(
     seeds: int,
     schedule: Schedule,
     comm: Comm | None = None,
+    show: bool = False,
 ) -> Results:
     """Train every task with every entrant from `seeds` starting points; work is handed out to ranks as they ask.
 
@@ -124,15 +125,13 @@ def evaluate(
     total = int(np.prod(shape))
     runners: dict[tuple[int, int], Runner] = {}
     counter = comm.work_counter()
-    bar = tqdm(total=total, unit="run", mininterval=1.0, disable=comm.rank != 0 or comm.size == 1 and total < 2)
-    while (item := counter.next()) < total:
-        bar.n = item  # handed out so far, by all ranks
-        bar.refresh()
-        i, j, k = np.unravel_index(item, shape)
-        if (i, j) not in runners:
-            runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
-        flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
-    bar.close()
+    with Progress(total, "run", show and comm.rank == 0) as progress:
+        while (item := counter.next()) < total:
+            i, j, k = np.unravel_index(item, shape)
+            if (i, j) not in runners:
+                runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
+            flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
+            progress.update(item + 1)  # handed out so far, by all ranks
     comm.allreduce_scalars(flat.reshape(-1))
     return Results(
         tuple(t.name for t in tasks),
@@ -240,8 +239,8 @@ def run_evaluation(
         loaded = store.load_weights(weights)
         entrants.insert(0, Entrant("learned", loaded.optimizer(), loaded.theta))
         origin["weights"] = loaded.provenance
-    schedule = Schedule(outer_every=max(1, steps // 100))
-    results = evaluate(tasks, entrants, steps, seeds, schedule, comm)
+    schedule = Schedule(outer_every=max(1, steps // 100), outer_batches=4)
+    results = evaluate(tasks, entrants, steps, seeds, schedule, comm, show=True)
     rows = table(results)
     if comm.rank == 0:
         store.save_eval(out, results, rows, {**store.provenance(0, comm.size, "cpu"), **origin})

@@ -26,6 +26,7 @@ STYLES = (
     ("#c9a400", (0, (3, 3))),
 )
 FONT = 9
+SMOOTHING = 5  # evaluations averaged in loss curves
 
 
 def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int = 1):
@@ -126,7 +127,7 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
     rows = [r for r in results.rows if r.task == results.tasks[task]]
     order = sorted(rows, key=lambda r: (r.variant != "learned", r.mean))
     for row, (colour, dash) in zip(order, STYLES, strict=False):
-        curves = results.outer_loss[task, row.entrant]
+        curves = np.stack([smooth(c, SMOOTHING) for c in results.outer_loss[task, row.entrant]])
         width = 2.2 if row.variant == "learned" else 1.3
         ax.plot(results.steps, np.median(curves, axis=0), color=colour, ls=dash, lw=width, label=label(row))
         ax.fill_between(
@@ -138,7 +139,7 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
         ax.set_yscale("log")
         ax.set_ylim(max(shown.min() * 0.8, 1e-12), max(3 * top, float(shown[..., 0].min()) * 2))
     ax.set(xlabel="inner step", ylabel="outer-validation loss")
-    ax.set_title(f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds)", fontsize=FONT)
+    ax.set_title(f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds; moving mean of {SMOOTHING} evaluations)", fontsize=FONT)
     ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.margins(x=0.01)
     return figure
@@ -154,16 +155,16 @@ def label(row) -> str:
 def final_table(results: store.EvalReader) -> Figure:
     """Table of the test loss after the last step, best first in each task."""
     rows = sorted(results.rows, key=lambda r: (results.tasks.index(r.task), r.mean))
-    figure, axes = new_figure(7.6, 0.9 + 0.24 * (len(rows) + len(results.tasks)))
+    figure, axes = new_figure(7.6, 0.8 + 0.21 * len(rows))
     ax = axes[0, 0]
     ax.axis("off")
     text = []
     for r in rows:
         flagged = f"{r.n_bad} of {results.seeds}" if r.n_bad else "none"
         text.append([r.task if len(r.task) < 40 else r.task[:37] + "...", label(r), f"{r.mean:.4g}", f"{r.se:.2g}", flagged])
-    headers = ["task", "optimizer", "test loss", "s.e.", "runs clipped or diverged"]
+    headers = ["task", "optimizer", "test loss", "s.e.", "bad runs"]
     drawn = ax.table(
-        text, colLabels=headers, loc="center", cellLoc="left", colWidths=[0.36, 0.26, 0.12, 0.1, 0.2]
+        text, colLabels=headers, loc="center", cellLoc="left", colWidths=[0.4, 0.28, 0.12, 0.1, 0.1]
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(FONT - 1)
@@ -171,7 +172,10 @@ def final_table(results: store.EvalReader) -> Figure:
         cell.set_linewidth(0.3)
         bold = i == 0 or rows[i - 1].variant == "learned"
         cell.get_text().set_fontweight("bold" if bold else "normal")
-    ax.set_title(f"Test loss after {results.steps[-1]} inner steps", fontsize=FONT + 1)
+    ax.set_title(
+        f"Test loss after {results.steps[-1]} inner steps, {results.seeds} seeds (bad run: clipped or diverged)",
+        fontsize=FONT + 1,
+    )
     return figure
 
 
@@ -216,20 +220,24 @@ def draw_all(path: Path, out: Path) -> list[Path]:
 
 def terminal_text(run: store.RunReader, width: int, height: int) -> str:
     """The meta-loss so far as a plot made of characters, with a line of figures below."""
-    import plotext
+    import uniplot
 
-    plotext.clear_figure()
-    plotext.plotsize(width, max(8, height - 3))
-    plotext.theme("clear")
     step, loss = run["outer_step"] + 1, run["meta_loss"]
-    plotext.plot(step.tolist(), smooth(loss, max(1, step.size // 25)).tolist())
-    plotext.title("meta-loss, moving mean")
+    drawn = uniplot.plot_to_string(
+        xs=step,
+        ys=smooth(loss, max(1, step.size // 25)),
+        lines=True,
+        width=width,
+        height=height,
+        title="meta-loss, moving mean",
+        x_unit=" outer steps",
+    )
     wall, inner = run["wall_s"][-1], run["inner_steps"][-1]
     line = f"outer step {step[-1]}  meta-loss {loss[-1]:.4f}  {inner:.3g} inner steps  {wall:.0f} s"
-    return f"{plotext.build()}\n{line}"
+    return f"{drawn}\n{line}"
 
 
-def watch(directory: Path, once: bool = False, seconds: float = 2.0, size: Sequence[int] = (90, 24)) -> None:
+def watch(directory: Path, once: bool = False, seconds: float = 2.0, size: Sequence[int] = (72, 18)) -> None:
     """Redraw a growing run in the terminal until its run file says it ended.
 
     Raises:

@@ -115,7 +115,7 @@ class Task(abc.ABC):
             if value != f.default:
                 text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 parts.append(f"{f.name}={text}")
-        return f"{self.family}({', '.join(parts)})"
+        return f"{self.family}({', '.join(parts)})" if parts else self.family
 
 
 TASKS: dict[str, type[Task]] = {}

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from lopt import config as cfg
 from lopt import store
@@ -22,6 +21,7 @@ from lopt.errors import LostPairsError
 from lopt.es import Estimate, OuterOptimizer, make_estimator
 from lopt.meta import MetaProblem
 from lopt.optimizer import Optimizer, optimizer
+from lopt.progress import Progress
 from lopt.rollout import Schedule
 from lopt.task import Task, task
 
@@ -306,22 +306,15 @@ def _loop(trainer: Trainer, files: RunFiles, stop: Stop) -> str:
     settings, comm = trainer.config.train, trainer.comm
     saved_at, saved_step = trainer.wall_s, trainer.outer_step
     lost = 0
-    with tqdm(
-        total=settings.outer_steps,
-        initial=trainer.outer_step,
-        unit="step",
-        mininterval=1.0,
-        disable=comm.rank != 0,
-    ) as bar:
+    with Progress(settings.outer_steps, "outer step", comm.rank == 0, trainer.outer_step) as progress:
         while trainer.outer_step < settings.outer_steps:
             row, estimate = trainer.step()
             files.append(row)
-            bar.set_postfix_str(f"meta-loss {row['meta_loss']:.4f}", refresh=False)
-            bar.update(1)
-            if estimate.n_lost and comm.rank == 0:
+            progress.update(trainer.outer_step, f"meta-loss {row['meta_loss']:.4f}")
+            if estimate.n_lost:
                 lost += estimate.n_lost
                 why = f": {estimate.fault}" if estimate.fault else ""
-                bar.write(f"outer step {row['outer_step']}: {estimate.n_lost} pairs lost{why} ({lost} so far)")
+                progress.note(f"outer step {row['outer_step']}: {estimate.n_lost} pairs lost{why} ({lost} so far)")
             late = settings.minutes > 0 and trainer.wall_s >= 60 * settings.minutes
             due = trainer.wall_s - saved_at >= 60 * settings.checkpoint_minutes or (
                 settings.checkpoint_every > 0

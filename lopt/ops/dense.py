@@ -7,7 +7,7 @@ from lopt.lanes import kernel, lane, lanes, matmul, sync
 def gather_fwd(examples, rows, scale, shift, x):
     """x[r] = scale * examples[rows[r]] + shift; no gradient: data is not trained.
 
-    Shapes: examples (all rows * n,) row-major; rows (B,) int64; x (B, n) OVERWRITTEN, in its own dtype.
+    Shapes: examples (all rows * n,) row-major; rows (B,) int64; x (B, n) OVERWRITTEN.
     """
     batch, n = x.shape
     for r in range(lane(), batch, lanes()):
@@ -32,7 +32,7 @@ def dense_fwd(x, w, b, y):
 
 @kernel
 def dense_bwd(x, dy, dw, db):
-    """Gradients of the weights, both OVERWRITTEN.  Shapes as in `dense_fwd`; see `dense_bwd_input` for dx."""
+    """dw = x^T dy and db = sum of the rows of dy, both OVERWRITTEN; dx: `dense_bwd_input`."""
     # y = x w
     matmul(x.T, dy, dw)
     # y += b

@@ -6,11 +6,12 @@ from lopt.ops.elementary import exp, log
 
 @kernel
 def cross_entropy(logits, labels, rows, losses, partials):
-    """Mean softmax cross-entropy over the batch; logits are OVERWRITTEN with the gradient of that mean.
+    """Mean softmax cross-entropy of a batch; logits are OVERWRITTEN with the gradient of that mean.
 
-    Math: loss = mean_r (log sum_j exp(l_rj) - l_r,y), the row maximum subtracted first; dl = (softmax - onehot) / B.
-    Shapes: logits (B, C); labels (all rows,) int32; rows (B,) int64; losses (B,) and partials (32,) scratch.
-    Non-finite logits give a loss of NaN.
+    Math: loss = mean_r (log sum_j exp(l_rj) - l_r,label), the row maximum subtracted first, and
+    dl = (softmax - onehot) / B.  Logits of NaN or +inf give a loss of NaN.
+    Shapes: logits (B, C); labels (all rows,) int32; rows (B,) int64; scratch losses (B,) and
+    partials (32,).
 
     exp runs over the whole batch at once: a row of a few classes would not fill the vector unit.
     """

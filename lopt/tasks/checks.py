@@ -1,4 +1,7 @@
-"""Checks of task options that several families share; every message names the option and the nearest valid value."""
+"""Checks of task options that several families share.
+
+Every message names the option, its value, and what would be valid.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Weight initialisers of TaskSet (task set specification 1.3, 1.4), drawn from keyed random numbers on the host."""
+"""Weight initialisers of TaskSet, drawn from keyed random numbers on the host.
+
+Source: task set specification 1.3 and 1.4.
+"""
 
 import math
 
@@ -7,7 +10,7 @@ import numpy as np
 from lopt import rng
 from lopt.errors import TaskError, unknown
 
-TRUNCATED_STD = 0.8796256610342398  # standard deviation of a standard normal cut at 2 (TensorFlow 1.15)
+TRUNCATED_STD = 0.8796256610342398  # of a standard normal cut at 2, as TensorFlow 1.15 has it
 SCALED = ("orthogonal", "random_uniform", "random_normal", "truncated_normal", "variance_scaling")
 INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", *SCALED)
 
@@ -25,22 +28,34 @@ def check_initialiser(name: str, scale: float) -> None:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out): of a matrix its shape, of a kernel (h, w, in, out) with h w counted in, of a vector twice its size."""
+    """(fan_in, fan_out): of a matrix its shape, of a kernel (h, w, c, d) (h w c, h w d), of a vector
+    twice its size.
+    """
     if len(shape) == 1:
         return shape[0], shape[0]
     field = math.prod(shape[:-2])
     return field * shape[-2], field * shape[-1]
 
 
-def draw(name: str, scale: float, shape: tuple[int, ...], stream: np.ndarray, tensor: int) -> np.ndarray:
-    """A weight tensor, last axis out, float32; a pure function of the stream and of `tensor`, its number in the task.
+def draw(
+    name: str, scale: float, shape: tuple[int, ...], stream: np.ndarray, tensor: int
+) -> np.ndarray:
+    """A weight tensor, last axis out, float32.
 
-    Laws, s the scale and Z a standard normal conditioned on |Z| <= 2, divided by its standard deviation:
-        he_normal         Z sqrt(2 / fan_in)                 he_uniform        U(+-sqrt(6 / fan_in))
-        glorot_normal     Z sqrt(2 / (fan_in + fan_out))     glorot_uniform    U(+-sqrt(6 / (fan_in + fan_out)))
-        variance_scaling  Z sqrt(s / fan_in)                 random_uniform    U(+-s)
-        random_normal     N(0, s^2)                          truncated_normal  N(0, s^2), as upstream is wired
-        orthogonal        s Q, Q with orthonormal columns (rows if there are fewer), Haar
+    A pure function of the stream and of `tensor`, its number in the task.  Laws, with s the scale
+    and Z a standard normal conditioned on |Z| <= 2, divided by its standard deviation:
+        he_normal         Z sqrt(2 / fan_in)
+        he_uniform        U(+-sqrt(6 / fan_in))
+        glorot_normal     Z sqrt(2 / (fan_in + fan_out))
+        glorot_uniform    U(+-sqrt(6 / (fan_in + fan_out)))
+        orthogonal        s Q, Q Haar with orthonormal columns (rows if there are fewer)
+        random_uniform    U(+-s)
+        random_normal     N(0, s^2)
+        truncated_normal  N(0, s^2): upstream does not truncate it either
+        variance_scaling  Z sqrt(s / fan_in)
+
+    Raises:
+        TaskError: unknown name.
     """
     fan_in, fan_out = fans(shape)
     n = math.prod(shape)
@@ -67,7 +82,7 @@ def draw(name: str, scale: float, shape: tuple[int, ...], stream: np.ndarray, te
 
 
 def centred_uniforms(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
-    """Uniforms in (-1, 1), (n,) float64: midpoints of the generator's 2^24 cells, so that the mean is 0."""
+    """Uniforms in (-1, 1), (n,) float64: midpoints of the generator's 2^24 cells, mean 0."""
     u = rng.uniforms(n, stream, rng.INIT, tensor).astype(np.float64)
     return 2.0 * u - (1.0 - 2.0**-24)
 
@@ -86,7 +101,7 @@ def truncated_normals(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
 
 
 def orthogonal(rows: int, columns: int, stream: np.ndarray, tensor: int) -> np.ndarray:
-    """Q of the QR decomposition of a Gaussian matrix, diag(R) made positive: Haar-distributed, (rows, columns) float64."""
+    """Q of a Gaussian matrix's QR decomposition, diag(R) made positive, (rows, columns) float64."""
     tall = (max(rows, columns), min(rows, columns))
     z = rng.normals(rows * columns, stream, rng.INIT, tensor).astype(np.float64).reshape(tall)
     q, r = np.linalg.qr(z)

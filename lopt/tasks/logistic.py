@@ -1,52 +1,61 @@
-"""Multinomial logistic regression with an L2 penalty: convex, the simplest task on real data."""
+"""Multinomial logistic regression with an L2 penalty: convex, the simplest task on labelled data."""
 
 import dataclasses
 import functools
+from typing import ClassVar, Self
 
 import numpy as np
 
 from lopt import rng
-from lopt.data import load
-from lopt.errors import TaskError
-from lopt.lanes import entry_point, kernel, lane, lanes, sum32, sync
+from lopt.data import DATASETS, Dataset, blobs, load, split_ranges
+from lopt.errors import TaskError, unknown
+from lopt.lanes import (
+    add_square_partials,
+    clear_partials,
+    entry_point,
+    fold_partials,
+    kernel,
+    lane,
+    lanes,
+    sync,
+)
 from lopt.layout import Layout
-from lopt.ops.dense import dense_bwd, dense_fwd
+from lopt.ops.dense import dense_bwd, dense_fwd, gather_fwd
 from lopt.ops.losses import cross_entropy
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.tasks.checks import check_batch_size, check_integer, check_not_negative
 
-# data.sizes = (features, classes); data.hyper = (l2,)
+GENERATED = ("blobs", "teacher")
+GENERATED_ROWS = 2000
 
 
 @kernel
 def logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Mean cross-entropy of x w + b plus l2/2 |w|^2 and its gradient; see `lopt.task.Task`.
 
-    Scratch: x (B, n) | logits (B, m) | losses (B,) | partials (32,) | squares (n m,).
+    data.sizes: features n, classes m.  data.hyper: l2.
+    Scratch: x (B, n) | logits (B, m) | losses (B,) | partials (32,).
     """
     n, m, batch = data.sizes[0], data.sizes[1], rows.size
-    l2 = params.dtype.type(data.hyper[0])
-    half = params.dtype.type(0.5)
-    z, at = batch * n, batch * (n + m)
-    x = work[:z].reshape(batch, n)
-    for r in range(lane(), batch, lanes()):
-        for j in range(n):
-            x[r, j] = data.floats[rows[r] * n + j]
-    sync()
+    one, zero = params.dtype.type(1.0), params.dtype.type(0.0)
+    l2, half = params.dtype.type(data.hyper[0]), params.dtype.type(0.5)
+    x = work[: batch * n].reshape(batch, n)
+    logits = work[batch * n : batch * (n + m)].reshape(batch, m)
+    losses = work[batch * (n + m) : batch * (n + m + 1)]
+    partials = work[batch * (n + m + 1) : batch * (n + m + 1) + 32]
     w, b = params[: n * m], params[n * m : n * m + m]
-    logits = work[z:at].reshape(batch, m)
+    gather_fwd(data.floats, rows, one, zero, x)
     dense_fwd(x, w.reshape(n, m), b, logits)
-    partials = work[at + batch : at + batch + 32]
-    loss = cross_entropy(logits, data.ints, rows, work[at : at + batch], partials)
-    squares = work[at + batch + 32 : at + batch + 32 + n * m]
-    for i in range(lane(), n * m, lanes()):
-        squares[i] = w[i] * w[i]
-    sync()
-    loss += half * l2 * sum32(squares, n * m, partials)
+    loss = cross_entropy(logits, data.ints, rows, losses, partials)
+    clear_partials(partials)
+    add_square_partials(w, n * m, partials)
+    loss += half * l2 * fold_partials(partials)
     if with_grad != 0:
-        dense_bwd(x, logits, grad[: n * m].reshape(n, m), grad[n * m : n * m + m])
+        dw = grad[: n * m]
+        dense_bwd(x, logits, dw.reshape(n, m), grad[n * m : n * m + m])
         # loss += l2 / 2 |w|^2
         for i in range(lane(), n * m, lanes()):
-            grad[i] += l2 * w[i]
+            dw[i] += l2 * w[i]
         sync()
     return loss
 
@@ -56,52 +65,91 @@ def logistic_entry(params, grad, data, rows, stream, split, step, work, with_gra
     return logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
+@functools.cache
+def teacher(features: int, classes: int, instance: int) -> Dataset:
+    """2000 rows x ~ N(0, 1) with labels drawn from softmax(x W): a problem whose model is right.
+
+    W ~ N(0, 9 / features) per entry, so that logits have standard deviation 3.  Made in float64 from
+    keyed random numbers.
+    """
+    stream = rng.stream(instance)
+    n, rows = features, GENERATED_ROWS
+    x = rng.normals(rows * n, stream, rng.DATA, inner=1).astype(np.float64).reshape(rows, n)
+    w = rng.normals(n * classes, stream, rng.DATA, inner=2).astype(np.float64)
+    u = rng.uniforms(rows, stream, rng.DATA, inner=3).astype(np.float64)
+    logits = x @ (w.reshape(n, classes) * (3.0 / np.sqrt(n)))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    y = (u[:, None] >= p.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    floats = x.astype(np.float32).ravel()
+    return Dataset("teacher", floats, y.astype(np.int32), classes, (features,), split_ranges(rows))
+
+
 @register_task("logistic")
 @dataclasses.dataclass(frozen=True)
 class Logistic(Task):
     """Multinomial logistic regression with an L2 penalty; convex.
 
-    data         name of an embedded data set
+    data         an embedded data set; "blobs", Gaussian clusters; or "teacher", a true linear model
+    features     numbers per example of generated data (blobs, teacher), which have 2000 examples
+    classes      classes of generated data
+    instance     which generated data
     l2           penalty l2/2 |w|^2 on the weights, not on the biases
-    init_std     standard deviation of the initial weights
+    init_std     standard deviation of the initial weights; biases start at 0
     batch_size   examples per mini-batch
+
+    Raises:
+        TaskError: an option is out of range; names it and the nearest valid value.
     """
 
     data: str = "digits"
+    features: int = 16
+    classes: int = 4
+    instance: int = 0
     l2: float = 1e-4
     init_std: float = 0.0
     batch_size: int = 64
 
-    core = staticmethod(logistic_evaluate)
-    entry = logistic_entry
+    core: ClassVar = logistic_evaluate
+    entry: ClassVar = logistic_entry
+    convex: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        rows = load(self.data).rows
-        for field in ("l2", "init_std"):
-            value = getattr(self, field)
-            if not (0 <= value < np.inf):
-                raise TaskError(f"{field} must be a finite number >= 0, got {value}")
-        if not 1 <= self.batch_size <= rows:
-            raise TaskError(f"batch_size must be in 1..{rows}, got {self.batch_size}")
+        if self.data not in (*DATASETS, *GENERATED):
+            raise TaskError(unknown("data", self.data, {*DATASETS, *GENERATED}))
+        check_integer("features", self.features, 1)
+        check_integer("classes", self.classes, 2)
+        check_integer("instance", self.instance, 0, 2**32 - 1)
+        check_not_negative("l2", self.l2)
+        check_not_negative("init_std", self.init_std)
+        check_batch_size(self.batch_size, self.dataset.rows)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The examples; made once per process and kept."""
+        if self.data == "teacher":
+            return teacher(self.features, self.classes, self.instance)
+        if self.data == "blobs":
+            return blobs(GENERATED_ROWS, self.features, self.classes, seed=self.instance)
+        return load(self.data)
 
     @functools.cached_property
     def layout(self) -> Layout:
-        dataset = load(self.data)
-        return Layout((("w", (dataset.features, dataset.n_classes)), ("b", (dataset.n_classes,))))
+        n, m = self.dataset.features, self.dataset.n_classes
+        return Layout((("w", (n, m)), ("b", (m,))))
 
     @functools.cached_property
     def arrays(self) -> TaskData:
-        dataset = load(self.data)
-        sizes = np.array([dataset.features, dataset.n_classes], np.int64)
-        return TaskData(dataset.floats, dataset.ints, sizes, np.array([self.l2], np.float32))
+        d = self.dataset
+        sizes = np.array([d.features, d.n_classes], np.int64)
+        return TaskData(d.floats, d.ints, sizes, np.array([self.l2], np.float32))
 
     @functools.cached_property
     def splits(self) -> tuple[tuple[int, int], ...]:
-        return load(self.data).splits
+        return self.dataset.splits
 
     def work_size(self, batch: int) -> int:
-        (n, m), _ = self.layout.shapes
-        return batch * (n + m + 1) + 32 + n * m
+        return batch * (self.dataset.features + self.dataset.n_classes + 1) + 32
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)
@@ -112,23 +160,22 @@ class Logistic(Task):
     def reference(
         self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
     ) -> tuple[float, np.ndarray]:
-        dataset = load(self.data)
-        tensors = self.layout.views(params)
-        l2 = float(np.float32(self.l2))
-        x, y = dataset.x[rows].astype(np.float64), dataset.y[rows]
-        z = x @ tensors["w"] + tensors["b"]
+        w, b = self.layout.views(params).values()
+        l2 = float(self.arrays.hyper[0])
+        x, y = self.dataset.x[rows].astype(np.float64), self.dataset.y[rows]
+        z = x @ w + b
         z -= z.max(axis=1, keepdims=True)
-        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-        picked = np.arange(rows.size)
-        loss = -np.log(p[picked, y]).mean() + 0.5 * l2 * (tensors["w"] ** 2).sum()
-        p[picked, y] -= 1
-        p /= rows.size
-        grads = {"w": x.T @ p + l2 * tensors["w"], "b": p.sum(axis=0)}
-        return float(loss), self.layout.flatten(grads, np.float64)
+        log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        target = np.eye(b.size)[y]
+        loss = -(target * log_p).sum(axis=1).mean() + 0.5 * l2 * (w**2).sum()
+        dz = (np.exp(log_p) - target) / y.size
+        return float(loss), np.concatenate([(x.T @ dz + l2 * w).ravel(), dz.sum(axis=0)])
 
     @classmethod
-    def examples(cls) -> list["Logistic"]:
+    def examples(cls) -> list[Self]:
+        """Every source of data, with and without penalty, two classes and more."""
         return [
             cls(batch_size=13, init_std=0.3, l2=0.1),
             cls(data="blobs", batch_size=5, init_std=1.0, l2=0.0),
+            cls(data="teacher", features=33, classes=2, instance=3, batch_size=32, init_std=0.5),
         ]

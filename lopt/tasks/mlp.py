@@ -21,7 +21,6 @@ from lopt.tasks.initialisers import INITIALISERS, check_initialiser, draw
 
 SEED_OFFSET = 99123491  # of the published sampler's seeds
 
-# data.sizes = (layers, activation code, widths 0..layers); data.hyper = (input scale, input shift)
 _LAYERS, _ACTIVATION, _WIDTHS = range(3)
 
 
@@ -29,7 +28,9 @@ _LAYERS, _ACTIVATION, _WIDTHS = range(3)
 def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Mean softmax cross-entropy of an MLP and its gradient; see `lopt.task.Task`.
 
-    Scratch: h_0 | z_1 h_1 | ... | z_L | two gradient buffers of the largest width | losses (B,) | partials (32,).
+    data.sizes: layers L, activation code, widths 0..L.  data.hyper: input scale, input shift.
+    Scratch: h_0 | z_1 h_1 | ... | z_L | two gradient buffers of the largest width | losses (B,) |
+    partials (32,); z_k = h_{k-1} w_k + b_k and h_k = f(z_k) are (B, widths[k]).
     """
     layers, code, batch = data.sizes[_LAYERS], data.sizes[_ACTIVATION], rows.size
     widths = data.sizes[_WIDTHS:]
@@ -110,7 +111,7 @@ class Mlp(Task):
     init_scale   scale s of the laws that take one
     batch_size   examples per mini-batch
     center       inputs 2x - 1 instead of x
-    stands_for   data set that a sampled task asks for and that `data` stands in for; changes nothing
+    stands_for   data set that a sampled task asks for and `data` stands in for; only a record
 
     Raises:
         TaskError: an option is out of range; names it and the nearest valid value.
@@ -206,7 +207,7 @@ class Mlp(Task):
 
     @staticmethod
     def sample_config(seed: int) -> dict[str, Any]:
-        """Configuration `mlp_family_seed<seed>` of TaskSet, as published: all its fields, in the order they are drawn."""
+        """Configuration `mlp_family_seed<seed>` of TaskSet as published: all fields, as drawn."""
         r = np.random.RandomState(seed + SEED_OFFSET)
         layers = samplers.choice(r, range(1, 7))
         hidden = tuple(samplers.logint(r, 16, 128) for _ in range(layers))
@@ -225,9 +226,10 @@ class Mlp(Task):
     def sample(cls, seed: int) -> Self:
         """Task `mlp_family_seed<seed>` of TaskSet on a stand-in for its data.
 
-        None of the published image data sets is embedded: all become `digits`, and `stands_for` keeps the published name.
-        With them go what belongs to them, the number of training images and the augmentation (`sample_config` has both).
-        Layers, activation, initialiser, batch size and centring are as published.
+        None of the published image data sets is embedded: all become `digits`, and `stands_for`
+        keeps the published name.  With them go the number of training images and the augmentation;
+        `sample_config` has both.  Layers, activation, initialiser, batch size and centring are as
+        published.
         """
         config = cls.sample_config(seed)
         names = ("hidden", "activation", "initialiser", "init_scale", "batch_size", "center")
@@ -240,7 +242,9 @@ class Mlp(Task):
             cls(hidden=(9, 7), activation=a, batch_size=11, center=i % 2 == 1)
             for i, a in enumerate(ACTIVATIONS)
         ]
-        inits = [cls(hidden=(5,), initialiser=i, init_scale=0.5, batch_size=7) for i in INITIALISERS]
+        inits = [
+            cls(hidden=(5,), initialiser=i, init_scale=2.0, batch_size=7) for i in INITIALISERS
+        ]
         return [*every, *inits, cls(hidden=(), batch_size=1)]
 
 

@@ -1,7 +1,8 @@
-"""TaskSet's building blocks of random task configurations (task set specification 1.1-1.3, 2.1, 2.2).
+"""TaskSet's building blocks of random task configurations.
 
-Every function draws from a legacy `RandomState`, in the published order: equal seeds give the published configurations.
-Source: Metz et al. 2020, "Using a thousand optimization tasks to learn hyperparameter search strategies".
+Every function draws from a legacy `RandomState`, in the published order: equal seeds give the
+published configurations.  Source: Metz et al. 2020, "Using a thousand optimization tasks to learn
+hyperparameter search strategies"; task set specification 1.1-1.3, 2.1, 2.2.
 """
 
 import math
@@ -54,7 +55,7 @@ def choice(r: np.random.RandomState, values: Sequence[Any]) -> Any:
 
 
 def weighted_choice(r: np.random.RandomState, weights: dict[str, int]) -> str:
-    """One of the names, with probability proportional to its weight; drawn over the sorted names."""
+    """One of the names, with probability proportional to its weight."""
     names = sorted(weights)
     p = np.array([weights[n] for n in names], np.float64)
     return str(r.choice(names, p=p / p.sum()))
@@ -72,7 +73,7 @@ def initialiser(r: np.random.RandomState) -> tuple[str, float]:
 
 
 def image_data(r: np.random.RandomState) -> dict[str, Any]:
-    """dataset, batch_size, n_train (None: all), just_train and augmentation (None, or a dict of its fields)."""
+    """Data set, augmentation (None: none), batch size, training images (None: all), just_train."""
     dataset = choice(r, IMAGE_DATASETS)
     augmentation = image_augmentation(r) if r.uniform(0.0, 1.0) < 0.3 else None
     largest, images, just_train = IMAGE_LIMITS.get(dataset, (256, None, 0.2))

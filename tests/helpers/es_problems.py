@@ -1,9 +1,9 @@
 """Unrolled problems with known gradients, for the tests of `lopt.es`.
 
 As a program it is one rank of a rank-invariance run:
-    python -m helpers.es_problems OUT.npz estimator pairs [CHECKPOINT.npz]
-runs six outer steps of `Drift`, saves its gradients and losses, and a checkpoint taken after three;
-given a checkpoint it starts from that.
+    python -m helpers.es_problems FOLDER [CHECKPOINT_FOLDER]
+makes six outer steps of `Drift` with every estimator and saves gradients, losses and a checkpoint
+taken after three; given the folder of other checkpoints it starts from those.
 """
 
 import sys
@@ -14,7 +14,7 @@ import numpy as np
 
 from lopt import rng
 from lopt.comm import Comm, aborting, get_comm
-from lopt.es import Window, make_estimator
+from lopt.es import ESTIMATORS, Window, make_estimator
 from lopt.lanes import kernel
 
 BALANCE_SIZE = 23
@@ -145,24 +145,33 @@ def run_drift(comm: Comm, cfg: SimpleNamespace, checkpoint: dict | None = None) 
     return {"grad": np.array(grads), "losses": np.array(losses), "saved": saved}
 
 
-def main(out: str, estimator: str, pairs: str, checkpoint: str | None = None) -> None:
+def all_estimators(comm: Comm, checkpoints: str | None = None) -> dict[str, dict]:
+    """`run_drift` by every estimator with three pairs; optionally from checkpoints in a folder."""
+    found = {}
+    for name in ESTIMATORS:
+        cfg = settings(estimator=name, pairs=3, truncation=2, difference="normalised")
+        saved = None
+        if checkpoints is not None:
+            with np.load(f"{checkpoints}/{name}.checkpoint.npz") as arrays:
+                saved = dict(arrays)
+        found[name] = run_drift(comm, cfg, saved)
+    return found
+
+
+def main(folder: str, checkpoints: str | None = None) -> None:
     """One rank of a run; rank 0 writes."""
     comm = get_comm()
     with aborting(comm, debug=True):
-        saved = None
-        if checkpoint is not None:
-            with np.load(checkpoint) as arrays:
-                saved = dict(arrays)
-        cfg = settings(estimator=estimator, pairs=int(pairs), truncation=2, difference="normalised")
-        result = run_drift(comm, cfg, saved)
-        # Every rank must hold the bits of all others; compared before anything is written.
-        mine = result["grad"].view(np.uint32).astype(np.float64).reshape(-1)
-        total = mine.copy()
-        comm.allreduce_scalars(total, "control")
-        assert (total == comm.size * mine).all(), f"rank {comm.rank} differs"
-        if comm.rank == 0:
-            np.savez(out, grad=result["grad"], losses=result["losses"], size=comm.size)
-            np.savez(f"{out}.checkpoint.npz", **result["saved"])
+        for name, found in all_estimators(comm, checkpoints).items():
+            # Every rank must hold the bits of all others.
+            mine = found["grad"].view(np.uint32).astype(np.float64).reshape(-1)
+            total = mine.copy()
+            comm.allreduce_scalars(total, "control")
+            assert (total == comm.size * mine).all(), f"{name}: rank {comm.rank} differs"
+            if comm.rank == 0:
+                arrays = {"grad": found["grad"], "losses": found["losses"], "size": comm.size}
+                np.savez(f"{folder}/{name}.npz", **arrays)
+                np.savez(f"{folder}/{name}.checkpoint.npz", **found["saved"])
 
 
 if __name__ == "__main__":

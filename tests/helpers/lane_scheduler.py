@@ -79,8 +79,10 @@ class _Team:
 
     def __init__(self, lanes: int, order: str) -> None:
         self.lanes = lanes
-        self.turn = [threading.Semaphore(0) for _ in range(lanes)]
-        self.back = threading.Semaphore(0)
+        # Locks as signals, passed from thread to thread: released by the one, acquired by the other.
+        self.turn = [_locked() for _ in range(lanes)]
+        self.back = _locked()
+        self.finished = [False] * lanes
         self.site: list[tuple | None] = [None] * lanes
         self.results: list = [None] * lanes
         self.errors: list[BaseException | None] = [None] * lanes
@@ -109,6 +111,7 @@ class _Team:
         except BaseException as error:  # raised again by `phase`
             self.errors[lane] = error
         self.site[lane] = None
+        self.finished[lane] = True
         self.back.release()
 
     def phase(self) -> bool:
@@ -125,6 +128,20 @@ class _Team:
                     f"divergent barrier: lane 0 {_describe(first)}, lane {lane} {_describe(site)}"
                 )
         return first is not None
+
+    def stop(self) -> None:
+        """End the lanes that still wait."""
+        self.stopping = True
+        for lane, finished in enumerate(self.finished):
+            if not finished:
+                self.turn[lane].release()
+                self.back.acquire()
+
+
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 _here = threading.local()
@@ -196,9 +213,8 @@ def run(kernel: Callable, arguments: tuple, lanes: int, order: str = "ascending"
         while team.phase():
             pass
     finally:
-        team.stopping = True
-        for lane, thread in enumerate(threads):
-            team.turn[lane].release()
+        team.stop()
+        for thread in threads:
             thread.join()
     return team.results
 
@@ -221,7 +237,7 @@ def check(
     """
     expected = None
     for lanes in lane_counts:
-        for order in ORDERS:
+        for order in ORDERS if lanes > 1 else ORDERS[:1]:
             arguments = make_arguments()
             for i in scratch:
                 arguments[i].fill(np.nan)
