@@ -180,6 +180,14 @@ class MpiComm:
         self._windows: list[Any] = []  # node-shared arrays
         self._counters: list[Any] = []
         atexit.register(self._free)
+        if self.size > 1:
+            sys.excepthook = self._end_all
+
+    def _end_all(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """An exception nobody caught: the other ranks would wait for this one for ever."""
+        print(f"lopt: uncaught exception on rank {self.rank} of {self.size}", file=sys.stderr)
+        sys.__excepthook__(kind, error, trace)
+        self.abort(1)
 
     def _free(self) -> None:
         """Free the windows before MPI ends; collective, so it runs at the regular exit of all ranks only."""

@@ -2,19 +2,24 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from lopt.arch.factored import COLUMNS, factored_moments, factoring
-from lopt.arch.mlp_optimizer import PerParameterOptimizer, update_momenta
+from lopt.arch.mlp_optimizer import PerParameterOptimizer, normalise, update_momenta
 from lopt.arch.per_parameter import (
     BLOCK,
+    KEPT,
     TIMES,
     TINY,
     add_row_squares,
+    apply_direction,
+    block_of,
     clear_rows,
-    normalise_first_layer,
-    small_network_step,
+    hidden_layers,
+    network,
+    scratch_of,
     tanh_time_bias,
 )
 from lopt.lanes import entry_point, kernel, lane, lanes, sync
@@ -23,83 +28,36 @@ from lopt.optimizer import STEP_SIG, register_optimizer
 
 N_DECAYS = 3  # momenta, and factored second moments; one full second moment beside them
 N_FEATURES = 28
+VECTORS = 2  # derived from each factored moment: its factor and 1 / sqrt(moment + 1e-8)
 
 # data.sizes = (hidden,), n_tensors, COLUMNS per tensor, then per parameter the place of its row and column mean
 # data.hyper = (step_mult, mag_rate, log(1 - d0) of momenta (3), of v, of factored moments (3))
 # state = m (3 N) | v (N) | per decay: rows and columns (or full moment) of all tensors | t
 
 
+class Tensor(NamedTuple):
+    """One tensor: its place, and how its second moment is factored."""
+
+    offset: int
+    size: int
+    own: int  # place of its moments among those of all tensors
+    n_rows: int  # row means; 0 if not factored
+    n_moments: int  # row and column means, or the full moment
+
+
+@kernel
+def tensor_of(table, at):
+    """The Tensor that starts at an entry of the table."""
+    rest, factored = table[at + 7] * table[at + 9], table[at + 2] != 0
+    n_rows = rest * table[at + 5] if factored else 0
+    n_moments = n_rows + rest * table[at + 3] if factored else table[at + 1]
+    return Tensor(table[at], table[at + 1], table[at + 11], n_rows, n_moments)
+
+
 @kernel
 def learned_decay(log_one_minus, shift):
     """1 - exp(10 (log(1 - d0) / 10 + theta)): the initial decay d0 at theta = 0."""
-    return 1.0 - math.exp(10.0 * (log_one_minus / 10.0 + np.float64(shift)))
-
-
-@kernel
-def row_factors(factors, rows, table, at):
-    """factors = 1 / sqrt(max(row / (mean of the rows over axis b + 1e-9), 1e-9)); same shape as rows."""
-    cast = rows.dtype.type
-    nb, rest = table[at + 5], table[at + 7] * table[at + 9]
-    for r in range(lane(), rest, lanes()):
-        mean = cast(0.0)
-        for j in range(nb):
-            mean += rows[r * nb + j]
-        mean = mean / cast(nb) + cast(1e-9)
-        for j in range(nb):
-            factors[r * nb + j] = cast(1.0) / np.sqrt(max(rows[r * nb + j] / mean, cast(1e-9)))
-    sync()
-
-
-@kernel
-def adam_like_features(rows, params, grad, m, v, offset):
-    """Rows 0-8: g, w, m (3), v, m / sqrt(v + 1e-6) (3) and row 9: 1 / sqrt(v + 1e-6)."""
-    n, count = params.size, rows.shape[1]
-    one, eps = params.dtype.type(1.0), params.dtype.type(1e-6)
-    for i in range(lane(), count, lanes()):
-        r = one / np.sqrt(v[offset + i] + eps)
-        rows[0, i] = grad[offset + i]
-        rows[1, i] = params[offset + i]
-        rows[5, i] = v[offset + i]
-        rows[9, i] = r
-    for k in range(N_DECAYS):
-        for i in range(lane(), count, lanes()):
-            rows[2 + k, i] = m[k * n + offset + i]
-            rows[6 + k, i] = m[k * n + offset + i] * rows[9, i]
-    sync()
-
-
-@kernel
-def factored_features(rows, k, moments, factors, row_of, column_of, n_rows):
-    """Rows 10-27 of decay k for a factored tensor: preconditioned g, means, 1 / sqrt of means, preconditioned m."""
-    cast = rows.dtype.type
-    one, small, floor = cast(1.0), cast(1e-8), cast(1e-9)
-    for i in range(lane(), rows.shape[1], lanes()):
-        row, column = moments[row_of[i]], moments[n_rows + column_of[i]]
-        both = factors[row_of[i]] * (one / np.sqrt(max(column, floor)))
-        rows[10 + k, i] = rows[0, i] * both
-        rows[13 + k, i] = row
-        rows[16 + k, i] = column
-        rows[19 + k, i] = one / np.sqrt(row + small)
-        rows[22 + k, i] = one / np.sqrt(column + small)
-        rows[25 + k, i] = rows[2 + k, i] * both
-    sync()
-
-
-@kernel
-def full_features(rows, k, moments, start):
-    """The same rows for a tensor with fewer than two axes: its full second moment in both places."""
-    cast = rows.dtype.type
-    one, small, floor = cast(1.0), cast(1e-8), cast(1e-9)
-    for i in range(lane(), rows.shape[1], lanes()):
-        moment = moments[start + i]
-        r = one / np.sqrt(moment + small)
-        rows[10 + k, i] = rows[0, i] / np.sqrt(max(moment + floor, floor))
-        rows[13 + k, i] = moment
-        rows[16 + k, i] = moment
-        rows[19 + k, i] = r
-        rows[22 + k, i] = r
-        rows[25 + k, i] = rows[2 + k, i] / np.sqrt(moment + cast(1e-6))
-    sync()
+    return 1.0 - math.exp(10.0 * (np.float64(log_one_minus) / 10.0 + np.float64(shift)))
 
 
 @kernel
@@ -114,18 +72,146 @@ def update_second_moment(grad, v, decay):
 
 
 @kernel
-def update_moments(grad, moments, table, at, decay):
-    """Factored or full second moments of one tensor for one decay."""
+def new_moments(fresh, grad, table, at, tensor):
+    """fresh = row and column means of g^2 + 1e-30 of one tensor, or all of it if not factored."""
     cast = grad.dtype.type
-    offset, size, eps = table[at], table[at + 1], cast(1e-30)
-    d, a = cast(decay), cast(1.0 - decay)
-    if table[at + 2] != 0:
-        n_rows = table[at + 7] * table[at + 9] * table[at + 5]
-        factored_moments(grad, moments[:n_rows], moments[n_rows:], table, at, d, eps, offset)
+    eps, g = cast(1e-30), grad[tensor.offset : tensor.offset + tensor.size]
+    for i in range(lane(), tensor.n_moments, lanes()):
+        fresh[i] = cast(0.0)
+    sync()
+    if tensor.n_rows > 0:
+        rows, columns = fresh[: tensor.n_rows], fresh[tensor.n_rows : tensor.n_moments]
+        factored_moments(grad, rows, columns, table, at, cast(0.0), eps, tensor.offset)
     else:
-        for i in range(lane(), size, lanes()):
-            moments[i] = d * moments[i] + a * (grad[offset + i] * grad[offset + i] + eps)
+        for i in range(lane(), tensor.size, lanes()):
+            fresh[i] = g[i] * g[i] + eps
         sync()
+
+
+@kernel
+def mix_moments(moments, fresh, decay):
+    """moments <- d moments + (1 - d) fresh."""
+    cast = moments.dtype.type
+    d, a = cast(decay), cast(1.0 - decay)
+    for i in range(lane(), moments.size, lanes()):
+        moments[i] = d * moments[i] + a * fresh[i]
+    sync()
+
+
+@kernel
+def derive(factors, inverses, moments, n_rows, nb):
+    """Per row and column mean, what features need: factors, and inverses = 1 / sqrt(moment + 1e-8).
+
+    Factor of a row: 1 / sqrt(max(row / (mean of the rows over axis b + 1e-9), 1e-9)), of a column
+    1 / sqrt(max(column, 1e-9)).  nb: length of axis b, along which rows are contiguous.
+    """
+    cast = moments.dtype.type
+    one, floor = cast(1.0), cast(1e-9)
+    for i in range(lane(), moments.size, lanes()):
+        inverses[i] = one / math.sqrt(moments[i] + cast(1e-8))
+    for i in range(n_rows + lane(), moments.size, lanes()):
+        factors[i] = one / math.sqrt(max(moments[i], floor))
+    for r in range(lane(), n_rows // nb, lanes()):
+        mean = cast(0.0)
+        for j in range(nb):
+            mean += moments[r * nb + j]
+        mean = mean / cast(nb) + floor
+        for j in range(nb):
+            factors[r * nb + j] = one / math.sqrt(max(moments[r * nb + j] / mean, floor))
+    sync()
+
+
+@kernel
+def adam_like_features(rows, params, grad, m, v, offset):
+    """Rows 0-9: g, w, m (3), v, m / sqrt(v + 1e-6) (3), 1 / sqrt(v + 1e-6)."""
+    n, count = params.size, rows.shape[1]
+    one, eps = params.dtype.type(1.0), params.dtype.type(1e-6)
+    w, g, u = params[offset : offset + count], grad[offset : offset + count], v[offset : offset + count]
+    row_g, row_w, row_v, row_inverse = rows[0], rows[1], rows[5], rows[9]
+    for i in range(lane(), count, lanes()):
+        row_g[i] = g[i]
+        row_w[i] = w[i]
+        row_v[i] = u[i]
+        row_inverse[i] = one / math.sqrt(u[i] + eps)
+    for k in range(N_DECAYS):
+        row_m, row_normalised = rows[2 + k], rows[6 + k]
+        mk = m[k * n + offset : k * n + offset + count]
+        for i in range(lane(), count, lanes()):
+            row_m[i] = mk[i]
+            row_normalised[i] = mk[i] * row_inverse[i]
+    sync()
+
+
+@kernel
+def factored_features(rows, k, moments, factors, inverses, row_of, column_of, n_rows):
+    """Rows 10-27 of decay k of a factored tensor: preconditioned g, means, 1 / sqrt of means, preconditioned m."""
+    g, m = rows[0], rows[2 + k]
+    preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
+    row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
+    for i in range(lane(), rows.shape[1], lanes()):
+        r, c = row_of[i], n_rows + column_of[i]
+        both = factors[r] * factors[c]
+        preconditioned_g[i] = g[i] * both
+        row_mean[i] = moments[r]
+        column_mean[i] = moments[c]
+        row_inverse[i] = inverses[r]
+        column_inverse[i] = inverses[c]
+        preconditioned_m[i] = m[i] * both
+    sync()
+
+
+@kernel
+def full_features(rows, k, moments):
+    """The same rows for a tensor with fewer than two axes: its full second moment in both places."""
+    cast = rows.dtype.type
+    one, small, floor, eps = cast(1.0), cast(1e-8), cast(1e-9), cast(1e-6)
+    g, m = rows[0], rows[2 + k]
+    preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
+    row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
+    for i in range(lane(), rows.shape[1], lanes()):
+        moment = moments[i]
+        r = one / math.sqrt(moment + small)
+        preconditioned_g[i] = g[i] / math.sqrt(max(moment + floor, floor))
+        row_mean[i] = moment
+        column_mean[i] = moment
+        row_inverse[i] = r
+        column_inverse[i] = r
+        preconditioned_m[i] = m[i] / math.sqrt(moment + eps)
+    sync()
+
+
+@kernel
+def all_features(rows, params, grad, state, derived, tensor, places, start):
+    """The 28 rows of `rows.shape[1]` parameters from `start`; derived (per decay: factors, inverses), places (2 N,)."""
+    n, count = params.size, rows.shape[1]
+    adam_like_features(rows, params, grad, state, state[N_DECAYS * n :], start)
+    moments = state[(N_DECAYS + 1) * n : state.size - 1]
+    stride = moments.size // N_DECAYS
+    for k in range(N_DECAYS):
+        own = moments[k * stride + tensor.own : k * stride + tensor.own + tensor.n_moments]
+        if tensor.n_rows > 0:
+            at = VECTORS * k * stride + tensor.own
+            factored_features(
+                rows, k, own, derived[at:], derived[at + stride :], places[start : start + count],
+                places[n + start : n + start + count], tensor.n_rows,
+            )  # fmt: skip
+        else:
+            first = start - tensor.offset
+            full_features(rows, k, own[first : first + count])
+
+
+@kernel
+def update_tensor_moments(grad, state, derived, fresh, table, at, tensor, hyper, shifts):
+    """Factored moments of one tensor for all decays, and what is derived from them."""
+    moments = state[(N_DECAYS + 1) * grad.size : state.size - 1]
+    stride = moments.size // N_DECAYS
+    new_moments(fresh, grad, table, at, tensor)
+    for k in range(N_DECAYS):
+        own = moments[k * stride + tensor.own : k * stride + tensor.own + tensor.n_moments]
+        mix_moments(own, fresh, learned_decay(hyper[6 + k], shifts[N_DECAYS + 1 + k]))
+        if tensor.n_rows > 0:
+            at_k = VECTORS * k * stride + tensor.own
+            derive(derived[at_k:], derived[at_k + stride :], own, tensor.n_rows, table[at + 5])
 
 
 @kernel
@@ -135,76 +221,47 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
         return 0
     hyper, n, hidden = data.hyper, params.size, data.sizes[0]
     table = data.sizes[1:]
-    n_tensors = table[0]
-    row_of = table[1 + COLUMNS * n_tensors : 1 + COLUMNS * n_tensors + n]
-    column_of = table[1 + COLUMNS * n_tensors + n :]
+    places = table[1 + COLUMNS * table[0] :]
     t = np.float64(state[state.size - 1])
-    n_first = N_FEATURES + len(TIMES)
-    w0 = theta[: n_first * hidden].reshape(n_first, hidden)
-    rest = n_first * hidden + hidden
+    net = network(theta, N_FEATURES + len(TIMES), hidden, 2)
     shifts = theta[theta.size - (2 * N_DECAYS + 1) :]
-    m, v = state[: N_DECAYS * n], state[N_DECAYS * n : (N_DECAYS + 1) * n]
-    all_moments = state[(N_DECAYS + 1) * n : state.size - 1]
-    stride = all_moments.size // N_DECAYS
-
-    bias = work[:hidden]
-    scaled = work[hidden : hidden + N_FEATURES * hidden].reshape(N_FEATURES, hidden)
-    at = hidden + N_FEATURES * hidden
-    heads_w = work[at : at + 2 * hidden].reshape(2, hidden)
-    at += 2 * hidden
-    sums = work[at : at + 32 * N_FEATURES].reshape(N_FEATURES, 32)
-    at += 32 * N_FEATURES
-    decays = work[at : at + N_DECAYS]
-    at += N_DECAYS
-    factors = work[at : at + all_moments.size]
-    at += all_moments.size
+    stride = (state.size - 1 - (N_DECAYS + 1) * n) // N_DECAYS
+    a = hidden + N_FEATURES
+    bias, totals = work[:hidden], work[hidden:a].reshape(N_FEATURES, 1)
+    decays, fresh = work[a : a + N_DECAYS], work[a + N_DECAYS : a + N_DECAYS + stride]
+    a += N_DECAYS + stride
+    derived = work[a : a + VECTORS * N_DECAYS * stride]
+    scratch = scratch_of(work[a + derived.size :], N_FEATURES, hidden, n, net.last)
 
     for k in range(lane(), N_DECAYS, lanes()):
-        decays[k] = work.dtype.type(learned_decay(np.float64(hyper[2 + k]), shifts[k]))
+        decays[k] = work.dtype.type(learned_decay(hyper[2 + k], shifts[k]))
     sync()
-    update_momenta(grad, m, decays, N_DECAYS)
-    update_second_moment(grad, v, learned_decay(np.float64(hyper[5]), shifts[N_DECAYS]))
-    tanh_time_bias(bias, w0, theta[n_first * hidden : rest], N_FEATURES, t)
+    update_momenta(grad, state[: N_DECAYS * n], decays, N_DECAYS)
+    v = state[N_DECAYS * n : (N_DECAYS + 1) * n]
+    update_second_moment(grad, v, learned_decay(hyper[5], shifts[N_DECAYS]))
+    tanh_time_bias(bias, net.first, net.first_bias, N_FEATURES, t)
     step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
-    for j in range(n_tensors):
-        entry = 1 + COLUMNS * j
-        offset, size, own = table[entry], table[entry + 1], table[entry + 11]
-        factored = table[entry + 2] != 0
-        n_rows = table[entry + 7] * table[entry + 9] * table[entry + 5]
-        length = size
-        if factored:
-            length = n_rows + table[entry + 7] * table[entry + 9] * table[entry + 3]
-        for k in range(N_DECAYS):
-            decay = learned_decay(np.float64(hyper[6 + k]), shifts[N_DECAYS + 1 + k])
-            moments = all_moments[k * stride + own : k * stride + own + length]
-            update_moments(grad, moments, table, entry, decay)
-            if factored:
-                row_factors(factors[k * stride + own :], moments[:n_rows], table, entry)
-        clear_rows(sums)
-        for second_pass in range(2):
-            for start in range(0, size, BLOCK):
-                count = min(BLOCK, size - start)
-                first = offset + start
-                rows = work[at : at + N_FEATURES * count].reshape(N_FEATURES, count)
-                adam_like_features(rows, params, grad, m, v, first)
-                for k in range(N_DECAYS):
-                    moments = all_moments[k * stride + own : k * stride + own + length]
-                    if factored:
-                        factored_features(
-                            rows, k, moments, factors[k * stride + own :], row_of[first:],
-                            column_of[first:], n_rows,
-                        )  # fmt: skip
-                    else:
-                        full_features(rows, k, moments, start)
-                if second_pass == 0:
-                    add_row_squares(rows, sums)
-                else:
-                    small_network_step(
-                        params[first : first + count], rows, scaled, bias, theta, rest, hidden,
-                        heads_w, step_mult, mag_rate, work[at + N_FEATURES * count :],
-                    )  # fmt: skip
-            if second_pass == 0:
-                normalise_first_layer(scaled, w0, sums, size)
+    for j in range(table[0]):
+        tensor = tensor_of(table, 1 + COLUMNS * j)
+        offset, size = tensor.offset, tensor.size
+        update_tensor_moments(
+            grad, state, derived, fresh, table, 1 + COLUMNS * j, tensor, hyper, shifts
+        )
+        clear_rows(scratch.squares)
+        for start in range(offset, offset + size, BLOCK):
+            rows = block_of(scratch, n, start, min(BLOCK, offset + size - start)).rows
+            all_features(rows, params, grad, state, derived, tensor, places, start)
+            add_row_squares(rows, scratch.squares)
+            sync()
+        normalise(net, scratch, totals, size)
+        for start in range(offset, offset + size, BLOCK):
+            count = min(BLOCK, offset + size - start)
+            block = block_of(scratch, n, start, count)
+            if n > KEPT:
+                all_features(block.rows, params, grad, state, derived, tensor, places, start)
+            hidden_layers(block, scratch.scaled, bias, net)
+            own = params[start : start + count]
+            apply_direction(own, block, scratch.head_weights, net.last_bias, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()
@@ -267,7 +324,8 @@ class AdafacMlp(PerParameterOptimizer):
         return (N_DECAYS + 1) * layout.size + N_DECAYS * self._n_moments(layout) + 1
 
     def work_size(self, layout: Layout) -> int:
-        return super().work_size(layout) + N_DECAYS + N_DECAYS * self._n_moments(layout)
+        vectors = 1 + VECTORS * N_DECAYS  # this step's moments, and what is derived for each decay
+        return super().work_size(layout) + N_DECAYS + vectors * self._n_moments(layout)
 
 
 def _moments(shape: tuple[int, ...], size: int) -> int:

@@ -31,7 +31,7 @@ def factored_update(grad, rows, columns, table, at, offset):
         for i in range(na):
             c = columns[rest * na + i] / mean
             for j in range(nb):
-                grad[base + i * sa + j * sb] /= np.sqrt(rows[rest * nb + j] * c)
+                grad[base + i * sa + j * sb] /= math.sqrt(rows[rest * nb + j] * c)
     sync()
 
 
@@ -60,12 +60,12 @@ def adafactor_step(theta, params, grad, state, loss, is_valid, data, work):
                 g = grad[offset + i]
                 v = beta * state[s + i] + (one - beta) * (g * g + eps)
                 state[s + i] = v
-                grad[offset + i] = g / np.sqrt(v)
+                grad[offset + i] = g / math.sqrt(v)
             sync()
         for i in range(lane(), size, lanes()):
             work[i] = grad[offset + i] * grad[offset + i]
         sync()
-        rms = np.sqrt(sum32(work, size, work[size : size + 32]) / cast(size))
+        rms = math.sqrt(sum32(work, size, work[size : size + 32]) / cast(size))
         step = rate / max(one, rms / clip)
         for i in range(lane(), size, lanes()):
             params[offset + i] -= step * grad[offset + i]

@@ -44,7 +44,7 @@ def adam8p_step(theta, params, grad, state, loss, is_valid, data, work):
         new_v = new_v if new_v > tiny else zero
         m[i] = new_m
         v[i] = new_v
-        params[i] = w - step * new_m / (np.sqrt(new_v * inverse + inside) + eps)
+        params[i] = w - step * new_m / (math.sqrt(new_v * inverse + inside) + eps)
     sync()
     if lane() == 0:
         state[2 * n] = cast(t)

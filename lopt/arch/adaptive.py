@@ -26,7 +26,7 @@ def rmsprop_step(theta, params, grad, state, loss, is_valid, data, work):
         v = d * state[i] + a * (grad[i] * grad[i])
         v = v if v > tiny else zero
         state[i] = v
-        params[i] -= rate * grad[i] / (np.sqrt(v) + eps)
+        params[i] -= rate * grad[i] / (math.sqrt(v) + eps)
     sync()
     return 0
 
@@ -47,7 +47,7 @@ def adagrad_step(theta, params, grad, state, loss, is_valid, data, work):
         a = state[i] + grad[i] * grad[i]
         state[i] = a
         safe = a if a > zero else one
-        params[i] -= rate * grad[i] / np.sqrt(safe)
+        params[i] -= rate * grad[i] / math.sqrt(safe)
     sync()
     return 0
 

@@ -8,16 +8,23 @@ import numpy as np
 from lopt import rng
 from lopt.arch.per_parameter import (
     BLOCK,
+    KEPT,
     TIMES,
     TINY,
     add_row_squares,
+    apply_direction,
+    block_of,
     clear_rows,
-    normalise_first_layer,
-    small_network_step,
+    hidden_layers,
+    inverse_rms,
+    network,
+    scale_rows,
+    scratch_of,
+    scratch_size,
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
 from lopt.optimizer import STEP_SIG, TABLE_COLUMNS, Optimizer, register_optimizer, tensor_table
 
@@ -27,14 +34,17 @@ from lopt.optimizer import STEP_SIG, TABLE_COLUMNS, Optimizer, register_optimize
 
 @kernel
 def momentum_features(rows, params, grad, m, n_decays, offset):
-    """g, w, m_k of `rows.shape[1]` parameters from `offset`; rows (2 + n_decays, n)."""
+    """g, w, m_k of `rows.shape[1]` parameters from `offset`; rows (2 + n_decays, count)."""
     n, count = params.size, rows.shape[1]
+    w, g = params[offset : offset + count], grad[offset : offset + count]
+    row_g, row_w = rows[0], rows[1]
     for i in range(lane(), count, lanes()):
-        rows[0, i] = grad[offset + i]
-        rows[1, i] = params[offset + i]
+        row_g[i] = g[i]
+        row_w[i] = w[i]
     for k in range(n_decays):
+        row, mk = rows[2 + k], m[k * n + offset : k * n + offset + count]
         for i in range(lane(), count, lanes()):
-            rows[2 + k, i] = m[k * n + offset + i]
+            row[i] = mk[i]
     sync()
 
 
@@ -44,12 +54,21 @@ def update_momenta(grad, m, decays, n_decays):
     n = grad.size
     tiny, zero = grad.dtype.type(TINY), grad.dtype.type(0.0)
     for k in range(n_decays):
+        mk = m[k * n : k * n + n]
         d = grad.dtype.type(decays[k])
         a = grad.dtype.type(1.0) - d
         for i in range(lane(), n, lanes()):
-            new = d * m[k * n + i] + a * grad[i]
-            m[k * n + i] = new if abs(new) > tiny else zero
+            new = d * mk[i] + a * grad[i]
+            mk[i] = new if abs(new) > tiny else zero
     sync()
+
+
+@kernel
+def normalise(net, scratch, totals, size):
+    """First matrix with the RMS normalisation of a tensor of `size` parameters folded in; totals (F, 1) scratch."""
+    matmul(scratch.squares, scratch.ones, totals)
+    inverse_rms(totals, totals, size)
+    scale_rows(scratch.scaled, net.first, totals)
 
 
 @kernel
@@ -59,38 +78,31 @@ def mlp_optimizer_step(theta, params, grad, state, loss, is_valid, data, work):
         return 0
     sizes, hyper, n = data.sizes, data.hyper, params.size
     hidden, n_decays = sizes[0], sizes[1]
+    features = 2 + n_decays
     t = np.float64(state[state.size - 1])
-    n_features = 2 + n_decays
-    n_first = n_features + len(TIMES)
-    w0 = theta[: n_first * hidden].reshape(n_first, hidden)
-    rest = n_first * hidden + hidden
-    bias = work[:hidden]
-    scaled = work[hidden : hidden + n_features * hidden].reshape(n_features, hidden)
-    at = hidden + n_features * hidden
-    heads_w = work[at : at + 2 * hidden].reshape(2, hidden)
-    at += 2 * hidden
-    sums = work[at : at + 32 * n_features].reshape(n_features, 32)
-    at += 32 * n_features
+    net = network(theta, features + len(TIMES), hidden, 2)
+    bias, totals = work[:hidden], work[hidden : hidden + features].reshape(features, 1)
+    scratch = scratch_of(work[hidden + features :], features, hidden, n, net.last)
     update_momenta(grad, state[: n_decays * n], hyper[2:], n_decays)
-    tanh_time_bias(bias, w0, theta[n_first * hidden : rest], n_features, t)
+    tanh_time_bias(bias, net.first, net.first_bias, features, t)
     step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
     for k in range(sizes[2]):
         offset, size = sizes[3 + TABLE_COLUMNS * k], sizes[4 + TABLE_COLUMNS * k]
-        clear_rows(sums)
-        for second_pass in range(2):
-            for start in range(0, size, BLOCK):
-                count = min(BLOCK, size - start)
-                rows = work[at : at + n_features * count].reshape(n_features, count)
-                momentum_features(rows, params, grad, state, n_decays, offset + start)
-                if second_pass == 0:
-                    add_row_squares(rows, sums)
-                else:
-                    small_network_step(
-                        params[offset + start : offset + start + count], rows, scaled, bias, theta,
-                        rest, hidden, heads_w, step_mult, mag_rate, work[at + n_features * count :],
-                    )  # fmt: skip
-            if second_pass == 0:
-                normalise_first_layer(scaled, w0, sums, size)
+        clear_rows(scratch.squares)
+        for start in range(offset, offset + size, BLOCK):
+            rows = block_of(scratch, n, start, min(BLOCK, offset + size - start)).rows
+            momentum_features(rows, params, grad, state, n_decays, start)
+            add_row_squares(rows, scratch.squares)
+            sync()
+        normalise(net, scratch, totals, size)
+        for start in range(offset, offset + size, BLOCK):
+            count = min(BLOCK, offset + size - start)
+            block = block_of(scratch, n, start, count)
+            if n > KEPT:
+                momentum_features(block.rows, params, grad, state, n_decays, start)
+            hidden_layers(block, scratch.scaled, bias, net)
+            own = params[start : start + count]
+            apply_direction(own, block, scratch.head_weights, net.last_bias, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()
@@ -141,8 +153,7 @@ class PerParameterOptimizer(Optimizer):
         return np.zeros(self.state_size(layout), theta.dtype)
 
     def work_size(self, layout: Layout) -> int:
-        h, f, block = self.hidden, self.n_features, min(BLOCK, max(layout.sizes, default=0))
-        return h + f * h + 2 * h + 32 * f + (f + 2 * h) * block
+        return self.hidden + self.n_features + scratch_size(self.n_features, self.hidden, layout.size)
 
 
 @register_optimizer("mlp")

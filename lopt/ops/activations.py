@@ -3,6 +3,8 @@
 A code picks the function once per call, so that each loop is branch-free and vectorises.
 """
 
+import numpy as np
+
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops.elementary import cos, exp, sigmoid, sin, tanh
 
@@ -91,3 +93,18 @@ def activate_bwd(x, y, d, code):
         for i in range(lane(), n, lanes()):
             d[i] *= one if x[i] > zero else slope
     sync()
+
+
+def activate_reference(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """f(x) and f'(x) in plain NumPy, the table of the specification: the oracle of the kernels."""
+    s = np.exp(-np.logaddexp(0.0, -x))  # 1 / (1 + e^-x) without overflow
+    below = np.minimum(x, 0.0)
+    slope = leak(ACTIVATIONS.index(name))
+    return {
+        "linear": (x, np.ones_like(x)),
+        "tanh": (np.tanh(x), 1.0 - np.tanh(x) ** 2),
+        "cos": (np.cos(x), -np.sin(x)),
+        "elu": (np.where(x >= 0.0, x, np.expm1(below)), np.exp(below)),
+        "sigmoid": (s, s * (1.0 - s)),
+        "swish": (x * s, s + x * s * (1.0 - s)),
+    }.get(name, (np.where(x > 0.0, x, slope * x), np.where(x > 0.0, 1.0, slope)))

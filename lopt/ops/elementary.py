@@ -87,7 +87,7 @@ def _log32(x):
 
 @_inlined
 def _tanh32(x):
-    """tanh x: a polynomial below 0.55, 1 - 2 / (e^{2|x|} + 1) above.  Error 2.9.  NaN of NaN."""
+    """tanh x: a polynomial below 0.55, 1 - 2 / (e^{2|x|} + 1) above.  Error 3.0.  NaN of NaN."""
     a = abs(x)
     s = max(a, _F(1e-10))  # its square stays normal
     s = s * s
@@ -103,7 +103,7 @@ def _tanh32(x):
 
 @_inlined
 def _sigmoid32(x):
-    """1 / (1 + e^-x).  Error 2.5.  0 below -87.33, NaN of NaN."""
+    """1 / (1 + e^-x).  Error 2.6.  0 below -87.33, NaN of NaN."""
     y = _ONE / (_ONE + _exp32(-_EXP_LOW if x < _EXP_LOW else -x))
     return _F(0.0) if x < _EXP_LOW else y
 

@@ -28,8 +28,9 @@ def check_initialiser(name: str, scale: float) -> None:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out): of a matrix its shape, of a kernel (h, w, c, d) (h w c, h w d), of a vector
-    twice its size.
+    """(fan_in, fan_out) of a tensor.
+
+    Of a matrix its shape, of a kernel (h, w, c, d) (h w c, h w d), of a vector its size twice.
     """
     if len(shape) == 1:
         return shape[0], shape[0]

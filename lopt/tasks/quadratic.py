@@ -392,10 +392,5 @@ class Quadratic(Task):
                 noise=("linspace_eigen", 0.1, 0.3),
                 start=("uniform", -2.0, 1.0),
             ),
-            cls(
-                dims=4,
-                matrix=("logspace_eigen", 1e-2, 10.0),
-                noise=("logspace_eigen", 1e-5, 1.0),
-                scale=1e-3,
-            ),
+            cls(dims=4, matrix=("logspace_eigen", 1e-2, 10.0), noise=("logspace_eigen", 1e-5, 1.0)),
         ]

@@ -6,14 +6,17 @@ makes six outer steps of `Drift` with every estimator and saves gradients, losse
 taken after three; given the folder of other checkpoints it starts from those.
 """
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from lopt import rng
-from lopt.comm import Comm, aborting, get_comm
+from lopt.comm import Comm, SerialComm, aborting, get_comm
 from lopt.es import ESTIMATORS, Window, make_estimator
 from lopt.lanes import kernel
 
@@ -119,6 +122,18 @@ class Drift(Plain):
         return Window(total / self._truncation, state, False, steps)
 
 
+def z_of(seed: int, outer: int, pair: int, n: int) -> np.ndarray:
+    """The perturbation of a pair, (n,) float32, units of sigma."""
+    return rng.normals(n, rng.stream(seed, outer, pair), rng.PERTURB)
+
+
+def one_step(problem, theta, outer_step=0, seed=0, **cfg):
+    """First estimate of an estimator."""
+    estimator = make_estimator(settings(**cfg), problem, SerialComm(), seed)
+    theta = np.asarray(theta, np.float32)
+    return estimator.step(theta, outer_step, estimator.init(theta))[0]
+
+
 def run_drift(comm: Comm, cfg: SimpleNamespace, checkpoint: dict | None = None) -> dict:
     """Six outer steps (three from a checkpoint) with theta moving.
 
@@ -172,6 +187,21 @@ def main(folder: str, checkpoints: str | None = None) -> None:
                 arrays = {"grad": found["grad"], "losses": found["losses"], "size": comm.size}
                 np.savez(f"{folder}/{name}.npz", **arrays)
                 np.savez(f"{folder}/{name}.checkpoint.npz", **found["saved"])
+
+
+def launch(ranks: int, *folders: str) -> None:
+    """Run this file as a program on several ranks, with the mpirun that belongs to this Python."""
+    program = Path(sys.executable).parent / "mpirun"
+    tests = Path(__file__).parent.parent
+    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [program, "-n", str(ranks), sys.executable, "-m", "helpers.es_problems", *folders],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 if __name__ == "__main__":

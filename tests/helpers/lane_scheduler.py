@@ -79,7 +79,7 @@ class _Team:
 
     def __init__(self, lanes: int, order: str) -> None:
         self.lanes = lanes
-        # Locks as signals, passed from thread to thread: released by the one, acquired by the other.
+        # Locks as signals between threads: released by one, acquired by the other.
         self.turn = [_locked() for _ in range(lanes)]
         self.back = _locked()
         self.finished = [False] * lanes

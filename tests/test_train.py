@@ -1,0 +1,230 @@
+"""The outer loop: the same bits on any number of ranks, resumed or not, killed or not; refusals in plain words."""
+
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lopt import config as cfg
+from lopt import store
+from lopt.comm import SerialComm
+from lopt.errors import ConfigError, LostPairsError, StoreError
+from lopt.train import Trainer, train
+from helpers.mpi import kill_group, lopt, start
+
+CONFIG = """
+[[tasks]]
+family = "mlp"
+options = { hidden = [6], batch_size = 8 }
+[[tasks]]
+family = "quadratic"
+options = { dims = 4 }
+[optimizer]
+name = "mlp"
+options = { hidden = 4 }
+[es]
+estimator = "nres"
+pairs = 3
+truncation = 4
+horizon = [4, 12]
+[outer]
+options = { learning_rate = 0.003 }
+[inner]
+outer_every = 2
+[train]
+outer_steps = 6
+checkpoint_minutes = 60.0
+"""
+
+
+def arguments(tmp_path: Path, out: str, *sets: str, resume: bool = False) -> list[str]:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    settings = [x for s in sets for x in ("--set", s)]
+    tail = ["--resume"] if resume else []
+    return ["train", "--config", str(path), "--out", str(tmp_path / out), *settings, *tail]
+
+
+def bits(directory: Path) -> tuple[bytes, bytes, bytes]:
+    """theta, its average's run of norms and all pair losses, to the bit."""
+    theta = store.load_checkpoint(directory).arrays["theta"].tobytes()
+    with store.RunReader(directory / "run.h5") as run:
+        return theta, run["theta_ema_norm"].tobytes(), run["pair_losses"].tobytes()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, bytes]:
+    """Six outer steps on one rank without interruption."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    train(cfg.loads(CONFIG), out, SerialComm())
+    return bits(out)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_any_number_of_ranks_gives_the_same_bits(
+    tmp_path: Path, reference: tuple[bytes, bytes, bytes], ranks: int
+) -> None:
+    """Four ranks are more than the three pairs."""
+    done = lopt(ranks, *arguments(tmp_path, "run"))
+    assert done.code == 0, done.err
+    assert bits(tmp_path / "run") == reference
+
+
+@pytest.mark.parametrize("estimator", ["full", "truncated", "pes", "nres"])
+def test_resume_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path, estimator: str) -> None:
+    config = cfg.apply_overrides(cfg.loads(CONFIG), [f"es.estimator={estimator}"])
+    train(config, tmp_path / "whole", SerialComm())
+    for steps, resume in ((2, False), (3, True), (6, True)):
+        part = cfg.apply_overrides(config, [f"train.outer_steps={steps}"])
+        train(part, tmp_path / "parts", SerialComm(), resume=resume)
+    assert bits(tmp_path / "parts") == bits(tmp_path / "whole")
+
+
+@pytest.mark.mpi
+def test_resume_on_another_number_of_ranks(
+    tmp_path: Path, reference: tuple[bytes, bytes, bytes]
+) -> None:
+    assert lopt(2, *arguments(tmp_path, "run", "train.outer_steps=3")).code == 0
+    assert lopt(3, *arguments(tmp_path, "run", resume=True)).code == 0
+    assert bits(tmp_path / "run") == reference
+
+
+@pytest.mark.mpi
+def test_killed_at_random_moments_it_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """Twenty SIGKILLs, of one rank or of all, whenever the run file has grown by a random number of rows."""
+    sets = ("train.outer_steps=200", "train.checkpoint_every=3")
+    whole = lopt(1, *arguments(tmp_path, "whole", *sets))
+    assert whole.code == 0, whole.err
+    chance = random.Random(0)
+    out = tmp_path / "run"
+    for kill in range(20):
+        process = start(2, ["-m", "lopt", *arguments(tmp_path, "run", *sets, resume=kill > 0)])
+        _wait_for_rows(process, out, chance.randrange(1, 9), kill > 0)
+        if chance.random() < 0.5:
+            kill_group(process)
+        else:
+            os.kill(chance.choice(_ranks_of(process.pid)) if _ranks_of(process.pid) else process.pid, signal.SIGKILL)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            kill_group(process)
+            pytest.fail("the other ranks hung for 30 s after a kill")
+    done = lopt(2, *arguments(tmp_path, "run", *sets, resume=True))
+    assert done.code == 0, done.err
+    assert bits(out) == bits(tmp_path / "whole")
+
+
+def _wait_for_rows(process: subprocess.Popen, out: Path, rows: int, resumed: bool) -> None:
+    """Read the growing run file until it has `rows` more rows than at the first look, or the process ends."""
+    first = None
+    while process.poll() is None:
+        try:
+            with store.RunReader(out / "run.h5") as run:
+                if resumed and len(run.provenance) < 1:
+                    continue
+                first = run.rows if first is None else first
+                if run.rows >= first + rows:
+                    return
+        except StoreError:
+            continue  # not there yet
+
+
+def _ranks_of(launcher: int) -> list[int]:
+    """Process numbers of the Python ranks below a launcher."""
+    listed = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
+    return [int(p) for p, _, a in rows if "-m lopt train" in a and "mpirun" not in a and "hydra" not in a]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_in_a_checkpoint_and_exit_code_0(tmp_path: Path, number: int) -> None:
+    sets = ("train.outer_steps=100000",)
+    process = start(1, ["-m", "lopt", *arguments(tmp_path, "run", *sets)])
+    _wait_for_rows(process, tmp_path / "run", 2, False)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "resume with --resume" in out
+    with store.RunReader(tmp_path / "run" / "run.h5") as run:
+        assert run.state == "signal"
+        saved = store.load_checkpoint(tmp_path / "run").meta["outer_step"]
+        assert saved == run.rows
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = cfg.apply_overrides(cfg.loads(CONFIG), ["train.outer_steps=1"])
+    train(config, tmp_path / "run", SerialComm())
+    before = (tmp_path / "run" / "run.h5").read_bytes()
+    with pytest.raises(StoreError, match=r"run\.h5"):
+        train(config, tmp_path / "run", SerialComm())
+    assert (tmp_path / "run" / "run.h5").read_bytes() == before
+
+
+def test_resume_with_another_configuration_is_refused_naming_the_key(tmp_path: Path) -> None:
+    config = cfg.apply_overrides(cfg.loads(CONFIG), ["train.outer_steps=1"])
+    train(config, tmp_path / "run", SerialComm())
+    changed = cfg.apply_overrides(config, ["es.sigma=0.5"])
+    with pytest.raises(ConfigError, match=r"es\.sigma"):
+        train(changed, tmp_path / "run", SerialComm(), resume=True)
+
+
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="checkpoint"):
+        train(cfg.loads(CONFIG), tmp_path / "nothing", SerialComm(), resume=True)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    config = cfg.apply_overrides(cfg.loads(CONFIG), ["train.checkpoint_every=2"])
+    train(config, tmp_path / "run", SerialComm())
+    newest = tmp_path / "run" / "checkpoint.h5"
+    wanted = bits(tmp_path / "run")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(RuntimeWarning, match="truncated"):
+        train(config, tmp_path / "run", SerialComm(), resume=True)
+    assert bits(tmp_path / "run") == wanted
+
+
+def test_a_diverging_optimizer_loses_pairs_and_then_stops_the_run(tmp_path: Path) -> None:
+    """Steps of 1e30 overflow every particle: all pairs are lost and the run says so."""
+    text = CONFIG.replace("{ hidden = 4 }", "{ hidden = 4, step_mult = 1e30 }")
+    with pytest.raises(LostPairsError, match="lost"):
+        train(cfg.loads(text), tmp_path / "run", SerialComm())
+    with store.RunReader(tmp_path / "run" / "run.h5") as run:
+        assert run.state == "failed"
+
+
+def test_the_meta_loss_falls_with_a_learnable_optimizer() -> None:
+    """Gradient descent with a learned rate, started 100 times too low: the outer loop raises it."""
+    text = """
+    [[tasks]]
+    family = "quadratic"
+    options = { dims = 5, condition = 4.0 }
+    [optimizer]
+    name = "sgd"
+    options = { learning_rate = 1e-3 }
+    [es]
+    pairs = 8
+    sigma = 0.1
+    truncation = 20
+    horizon = 20
+    [outer]
+    options = { learning_rate = 0.2 }
+    [train]
+    outer_steps = 40
+    """
+    trainer = Trainer(cfg.loads(text), SerialComm())
+    losses = [trainer.step()[0]["meta_loss"] for _ in range(40)]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert np.exp(trainer.theta[0]) > 1e-2
+
+
+def test_bytes_of_an_outer_step_are_16_per_pair() -> None:
+    trainer = Trainer(cfg.loads(CONFIG), SerialComm())
+    row, _ = trainer.step()
+    assert row["bytes_sent"] == 16 * 3
