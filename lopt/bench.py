@@ -28,7 +28,10 @@ from lopt.task import TASKS, task
 from lopt.tasks import parse_task
 
 Figure = dict[str, Any]
-ROLLOUT_TARGETS = {"hierarchical": 3500.0, "adam": 30000.0}  # inner steps / s on one core, small task
+ROLLOUT_TARGETS = {
+    "hierarchical": 3500.0,
+    "adam": 30000.0,
+}  # inner steps / s on one core, small task
 SMALL_TASK = {"data": "digits", "hidden": (32,), "batch_size": 64}
 EXAMPLE_CONFIG = Path(__file__).parent.parent / "experiments" / "01_digits" / "config.toml"
 
@@ -122,7 +125,9 @@ def es() -> list[Figure]:
 
         seconds = median_seconds(accumulate, 3)
         found.append(
-            figure(f"noise + accumulation, {n} x {pairs}", 1e9 * seconds / n / pairs, "ns/element", 4.0)
+            figure(
+                f"noise + accumulation, {n} x {pairs}", 1e9 * seconds / n / pairs, "ns/element", 4.0
+            )
         )
     return found
 
@@ -136,7 +141,9 @@ def mpi() -> list[Figure]:
             begin = time.perf_counter()
             _train(Path(scratch) / label, 1, 2, cache)
             seconds = time.perf_counter() - begin
-            found.append(figure(f"lopt train to the 2nd outer step, {label} cache", seconds, "s", target))
+            found.append(
+                figure(f"lopt train to the 2nd outer step, {label} cache", seconds, "s", target)
+            )
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         found.append(figure("peak memory of a rank (incl. compilation)", peak, "MiB", 350.0))
         try:
@@ -161,7 +168,9 @@ def mpirun() -> str:
         CommError: there is none.
     """
     beside = Path(sys.executable).parent / "mpirun"
-    found = os.environ.get("LOPT_MPIRUN") or (str(beside) if beside.exists() else shutil.which("mpirun"))
+    found = os.environ.get("LOPT_MPIRUN") or (
+        str(beside) if beside.exists() else shutil.which("mpirun")
+    )
     if not found:
         raise CommError("no mpirun: install lopt[mpi] or set LOPT_MPIRUN")
     return found
@@ -169,7 +178,11 @@ def mpirun() -> str:
 
 def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> None:
     launcher = [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
-    settings = {"train.outer_steps": outer_steps, "train.minutes": 0, "train.checkpoint_minutes": 60}
+    settings = {
+        "train.outer_steps": outer_steps,
+        "train.minutes": 0,
+        "train.checkpoint_minutes": 60,
+    }
     sets = [x for k, v in settings.items() for x in ("--set", f"{k}={v}")]
     command = [sys.executable, "-m", "lopt", "train", "--config", str(EXAMPLE_CONFIG)]
     subprocess.run(

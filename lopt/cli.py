@@ -65,9 +65,13 @@ def train(ctx, config_path: str, out: Path, overrides: tuple[str, ...], resume: 
 @click.option("--weights", type=click.Path(), help="Weights file or the name of a shipped one.")
 @click.option("--tasks", "tasks_spec", required=True, help="Task specs, separated by ';'.")
 @click.option("--steps", type=int, required=True, help="Inner steps.")
-@click.option("--seeds", type=int, default=5, show_default=True, help="Starting points per entrant.")
+@click.option(
+    "--seeds", type=int, default=5, show_default=True, help="Starting points per entrant."
+)
 @click.option("--baselines", default="adam,momentum,rmsprop", show_default=True)
-@click.option("--rates", default=None, help="Learning rates of the tuned baselines, comma-separated.")
+@click.option(
+    "--rates", default=None, help="Learning rates of the tuned baselines, comma-separated."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 @command
 def evaluate(weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> None:
@@ -84,7 +88,9 @@ def evaluate(weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> 
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Directory; beside the file if omitted.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory; beside the file if omitted."
+)
 @command
 def plot(path: Path, out: Path | None) -> None:
     """Draw the pictures of a run or evaluation file, as PNG and PDF."""
@@ -151,7 +157,9 @@ def tasks_time(name: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--suite", type=click.Choice(["cpu", "es", "mpi", "gpu", "all"]), default="cpu")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file."
+)
 @command
 def bench(suite: str, json_path: Path | None) -> None:
     """Measure speed on this machine, with the sgemm rate of the same process as the yardstick."""

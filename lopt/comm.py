@@ -19,7 +19,12 @@ import numpy as np
 from lopt.errors import CommError, LoptError, UsageError
 
 # Variables that launchers set, with the smallest value that means "one of several ranks".
-_LAUNCH_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_LAUNCH_VARIABLES = (
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)
 
 
 class WorkCounter(Protocol):
@@ -200,19 +205,27 @@ class MpiComm:
         text = json.dumps(value).encode() if self.rank == root else b""
         length = np.array([len(text)], np.int64)
         self._world.Bcast(length, root)
-        data = np.frombuffer(text, np.uint8).copy() if self.rank == root else np.empty(length[0], np.uint8)
+        data = (
+            np.frombuffer(text, np.uint8).copy()
+            if self.rank == root
+            else np.empty(length[0], np.uint8)
+        )
         self._world.Bcast(data, root)
         self.sent["control"] += 8 + data.nbytes if self.rank == root else 0
         return json.loads(data.tobytes())
 
     def bcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         mine = arrays or {}
-        table = self.bcast([[k, np.asarray(v).dtype.str, list(np.shape(v))] for k, v in mine.items()])
+        table = self.bcast(
+            [[k, np.asarray(v).dtype.str, list(np.shape(v))] for k, v in mine.items()]
+        )
         received = {}
         for name, dtype, shape in table:
             array = np.ascontiguousarray(mine[name]) if self.rank == 0 else np.empty(shape, dtype)
             array = array.reshape(shape)
-            self._world.Bcast(array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8))
+            self._world.Bcast(
+                array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8)
+            )
             self.sent["control"] += array.nbytes if self.rank == 0 else 0
             received[name] = array
         return received
@@ -224,7 +237,9 @@ class MpiComm:
 
     def gather_arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         mine = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-        table = json.dumps([[k, v.dtype.str, list(np.shape(arrays[k])), v.nbytes] for k, v in mine.items()])
+        table = json.dumps(
+            [[k, v.dtype.str, list(np.shape(arrays[k])), v.nbytes] for k, v in mine.items()]
+        )
         blob = b"".join(v.tobytes() for v in mine.values())
         head = table.encode()
         self.sent["gather"] += len(head) + len(blob)
@@ -262,7 +277,9 @@ class MpiComm:
 
     def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
         size = np.dtype(dtype).itemsize
-        window = self._mpi.Win.Allocate_shared(n * size if self.node_rank == 0 else 0, size, comm=self._node)
+        window = self._mpi.Win.Allocate_shared(
+            n * size if self.node_rank == 0 else 0, size, comm=self._node
+        )
         window.Lock_all()
         self._windows.append(window)
         memory, _ = window.Shared_query(0)
@@ -337,7 +354,9 @@ def aborting(comm: Comm, debug: bool = False) -> Iterator[None]:
             raise
         if debug or not isinstance(error, LoptError):
             traceback.print_exc()
-        print(f"lopt: error on rank {comm.rank} of {comm.size}: {error}", file=sys.stderr, flush=True)
+        print(
+            f"lopt: error on rank {comm.rank} of {comm.size}: {error}", file=sys.stderr, flush=True
+        )
         comm.abort(2 if isinstance(error, UsageError) else 1)
 
 

@@ -20,7 +20,7 @@ from lopt.rollout import FLAG, OK, Runner, Schedule
 from lopt.task import TEST, Task
 from lopt.tasks import parse_task
 
-RATES = tuple(float(f"{m}e{e}") for e in (-4, -3, -2, -1) for m in (1, 3)) + (1.0,)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 TEST_BATCHES = 32
 
 
@@ -121,7 +121,9 @@ def evaluate(
     comm = comm or SerialComm()
     shape = (len(tasks), len(entrants), seeds)
     m = schedule.n_outer(0, steps)
-    flat = np.zeros((*shape, m + 3), np.float64)  # curve, test loss, status, seconds; zero where not ours
+    flat = np.zeros(
+        (*shape, m + 3), np.float64
+    )  # curve, test loss, status, seconds; zero where not ours
     total = int(np.prod(shape))
     runners: dict[tuple[int, int], Runner] = {}
     counter = comm.work_counter()
@@ -182,7 +184,14 @@ def _row(results: Results, i: int, task: str, j: int, variant: str) -> Row:
     se = float(losses.std(ddof=1) / np.sqrt(losses.size)) if losses.size > 1 else float("nan")
     n_bad = int((results.status[i, j] != OK).sum())
     return Row(
-        task, results.families[j], variant, j, float(results.rates[j]), float(losses.mean()), se, n_bad
+        task,
+        results.families[j],
+        variant,
+        j,
+        float(results.rates[j]),
+        float(losses.mean()),
+        se,
+        n_bad,
     )
 
 
@@ -253,7 +262,9 @@ def _rates(text: str | None) -> Sequence[float]:
     try:
         return [float(r) for r in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--rates {text!r}: learning rates separated by commas, such as 1e-3,1e-2") from error
+        raise UsageError(
+            f"--rates {text!r}: learning rates separated by commas, such as 1e-3,1e-2"
+        ) from error
 
 
 def text_table(rows: Sequence[Row]) -> str:

@@ -21,12 +21,16 @@ from numba import njit
 from numba.extending import overload
 from threadpoolctl import threadpool_limits
 
-PARTIALS = 32  # partial sums of a reduction, fixed so that its bits do not depend on the number of lanes
+PARTIALS = (
+    32  # partial sums of a reduction, fixed so that its bits do not depend on the number of lanes
+)
 
-kernel = njit(cache=True, error_model="numpy")  # numpy error model: x / 0 is inf, and division vectorises
+kernel = njit(
+    cache=True, error_model="numpy"
+)  # numpy error model: x / 0 is inf, and division vectorises
 
 
-class entry_point:  # noqa: N801 - a decorator, named like one
+class entry_point:
     """Decorator: the CPU's first-class entry of a core kernel, compiled for one signature on first use.
 
     Functions of equal signature are interchangeable at run time, so a loop that calls them compiles once and is cached

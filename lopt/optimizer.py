@@ -13,8 +13,8 @@ import numpy as np
 from numba import types
 
 from lopt.errors import OptimizerError
-from lopt.layout import Layout
 from lopt.lanes import pin_blas_threads
+from lopt.layout import Layout
 from lopt.registry import build
 
 
@@ -29,9 +29,7 @@ _F32 = types.float32[::1]
 OPT_DATA_TYPE = types.NamedTuple([types.int64[::1], _F32], OptData)
 
 # step(theta, params, grad, state, loss, is_valid, data, work) -> status
-STEP_SIG = types.int64(
-    _F32, _F32, _F32, _F32, types.float64, types.int64, OPT_DATA_TYPE, _F32
-)
+STEP_SIG = types.int64(_F32, _F32, _F32, _F32, types.float64, types.int64, OPT_DATA_TYPE, _F32)
 
 TABLE_COLUMNS = 7  # offset, size, rank, then the first four axis lengths (1 where missing)
 

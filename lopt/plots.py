@@ -51,7 +51,9 @@ def meta_loss(run: store.RunReader) -> Figure:
     step, mean, spread = run["outer_step"] + 1, run["meta_loss"], run["meta_loss_std"]
     window = max(1, step.size // 25)
     centre, band = smooth(mean, window), smooth(spread, window)
-    ax.fill_between(step, centre - band, centre + band, color="#d9d9d9", lw=0, label="spread over pairs")
+    ax.fill_between(
+        step, centre - band, centre + band, color="#d9d9d9", lw=0, label="spread over pairs"
+    )
     ax.plot(step, mean, color="#a0a0a0", lw=0.6, label="mean over pairs")
     ax.plot(step, centre, color="black", lw=1.8, label=f"moving mean of {2 * (window // 2) + 1}")
     ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
@@ -112,7 +114,9 @@ def where_the_time_went(run: store.RunReader) -> Figure:
     bars = axes[0, 1].barh(names, total, color=shades, edgecolor="black", lw=0.6)
     for bar, hatch in zip(bars, hatches, strict=False):
         bar.set_hatch(hatch)
-    axes[0, 1].bar_label(bars, [f"{100 * t / total.sum():.1f} %" for t in total], fontsize=FONT - 1, padding=2)
+    axes[0, 1].bar_label(
+        bars, [f"{100 * t / total.sum():.1f} %" for t in total], fontsize=FONT - 1, padding=2
+    )
     axes[0, 1].set(xlabel="seconds, rank 0")
     axes[0, 1].invert_yaxis()
     axes[0, 1].margins(x=0.18)
@@ -129,7 +133,14 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
     for row, (colour, dash) in zip(order, STYLES, strict=False):
         curves = np.stack([smooth(c, SMOOTHING) for c in results.outer_loss[task, row.entrant]])
         width = 2.2 if row.variant == "learned" else 1.3
-        ax.plot(results.steps, np.median(curves, axis=0), color=colour, ls=dash, lw=width, label=label(row))
+        ax.plot(
+            results.steps,
+            np.median(curves, axis=0),
+            color=colour,
+            ls=dash,
+            lw=width,
+            label=label(row),
+        )
         ax.fill_between(
             results.steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0
         )
@@ -139,7 +150,10 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
         ax.set_yscale("log")
         ax.set_ylim(max(shown.min() * 0.8, 1e-12), max(3 * top, float(shown[..., 0].min()) * 2))
     ax.set(xlabel="inner step", ylabel="outer-validation loss")
-    ax.set_title(f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds; moving mean of {SMOOTHING} evaluations)", fontsize=FONT)
+    ax.set_title(
+        f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds; moving mean of {SMOOTHING} evaluations)",
+        fontsize=FONT,
+    )
     ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.margins(x=0.01)
     return figure
@@ -149,7 +163,9 @@ def label(row) -> str:
     """Legend text of a final-loss row."""
     if row.variant == "learned":
         return "learned"
-    return f"{row.family}, {row.variant}" + (f" (lr {row.rate:g})" if row.variant == "tuned" else "")
+    return f"{row.family}, {row.variant}" + (
+        f" (lr {row.rate:g})" if row.variant == "tuned" else ""
+    )
 
 
 def final_table(results: store.EvalReader) -> Figure:
@@ -161,7 +177,15 @@ def final_table(results: store.EvalReader) -> Figure:
     text = []
     for r in rows:
         flagged = f"{r.n_bad} of {results.seeds}" if r.n_bad else "none"
-        text.append([r.task if len(r.task) < 40 else r.task[:37] + "...", label(r), f"{r.mean:.4g}", f"{r.se:.2g}", flagged])
+        text.append(
+            [
+                r.task if len(r.task) < 40 else r.task[:37] + "...",
+                label(r),
+                f"{r.mean:.4g}",
+                f"{r.se:.2g}",
+                flagged,
+            ]
+        )
     headers = ["task", "optimizer", "test loss", "s.e.", "bad runs"]
     drawn = ax.table(
         text, colLabels=headers, loc="center", cellLoc="left", colWidths=[0.4, 0.28, 0.12, 0.1, 0.1]
@@ -237,7 +261,9 @@ def terminal_text(run: store.RunReader, width: int, height: int) -> str:
     return f"{drawn}\n{line}"
 
 
-def watch(directory: Path, once: bool = False, seconds: float = 2.0, size: Sequence[int] = (72, 18)) -> None:
+def watch(
+    directory: Path, once: bool = False, seconds: float = 2.0, size: Sequence[int] = (72, 18)
+) -> None:
     """Redraw a growing run in the terminal until its run file says it ended.
 
     Raises:

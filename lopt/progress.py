@@ -37,7 +37,13 @@ class Progress:
             self._last = time.monotonic()
             elapsed = self._last - self._begin
             meter = tqdm.format_meter(
-                n, self._total, elapsed, unit=self._unit, initial=self._initial, postfix=text or None, bar_format=FORMAT
+                n,
+                self._total,
+                elapsed,
+                unit=self._unit,
+                initial=self._initial,
+                postfix=text or None,
+                bar_format=FORMAT,
             )
             print(meter, file=sys.stderr, flush=True)
 
@@ -45,4 +51,3 @@ class Progress:
         """A line beside the bar."""
         if self._show:
             tqdm.write(text, file=sys.stderr)
-

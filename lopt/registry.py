@@ -10,7 +10,11 @@ T = TypeVar("T")
 
 
 def build(
-    registry: Mapping[str, type[T]], kind: str, error: type[UsageError], name: str, options: dict[str, Any]
+    registry: Mapping[str, type[T]],
+    kind: str,
+    error: type[UsageError],
+    name: str,
+    options: dict[str, Any],
 ) -> T:
     """Instance of the frozen dataclass `registry[name]` with those options.
 

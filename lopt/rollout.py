@@ -75,8 +75,21 @@ def split_loss(evaluate, params, task_data, splits, stream, split, first, count,
 
 @kernel
 def inner_training(
-    evaluate, step, theta, params, state, task_data, opt_data, plan, stream, splits, ceiling,
-    train_loss, outer_loss, status, buffers,
+    evaluate,
+    step,
+    theta,
+    params,
+    state,
+    task_data,
+    opt_data,
+    plan,
+    stream,
+    splits,
+    ceiling,
+    train_loss,
+    outer_loss,
+    status,
+    buffers,
 ):
     """Advance one particle from inner step t0 by n steps.
 
@@ -100,7 +113,15 @@ def inner_training(
         if alive:
             rng.integers_into(buffers.rows, splits[0], splits[1], stream, rng.BATCH + TRAIN, t)
             loss = evaluate(
-                params, buffers.grad, task_data, buffers.rows, stream, TRAIN, t, buffers.task_work, 1
+                params,
+                buffers.grad,
+                task_data,
+                buffers.rows,
+                stream,
+                TRAIN,
+                t,
+                buffers.task_work,
+                1,
             )
             alive = math.isfinite(loss) and count_nonfinite(buffers.grad) == 0
             clipped = not (loss <= ceiling)
@@ -127,8 +148,16 @@ def inner_training(
             outer = ceiling
             if alive:
                 outer = split_loss(
-                    evaluate, params, task_data, splits, stream, OUTER_VALID,
-                    t * outer_batches, outer_batches, ceiling, buffers,
+                    evaluate,
+                    params,
+                    task_data,
+                    splits,
+                    stream,
+                    OUTER_VALID,
+                    t * outer_batches,
+                    outer_batches,
+                    ceiling,
+                    buffers,
                 )
             if lane() == 0:
                 outer_loss[(t + 1) // outer_every - 1 - first_outer] = outer
@@ -265,7 +294,9 @@ def check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UsageError(unknown("device", device, ("cpu", "cuda")))
     if device == "cuda":
-        raise DeviceError("device 'cuda': rollouts on a GPU are not available in this version; use 'cpu'")
+        raise DeviceError(
+            "device 'cuda': rollouts on a GPU are not available in this version; use 'cpu'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

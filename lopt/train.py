@@ -4,6 +4,7 @@ Every rank runs the same loop and holds the same bits: the estimator's one allre
 rest is a deterministic function of them.  Rank 0 alone owns the files.
 """
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -117,7 +118,9 @@ class Trainer:
         self.inner_steps += estimate.inner_steps
         return self._row(estimate, before, {**estimate.seconds, "outer": end - middle}), estimate
 
-    def _row(self, estimate: Estimate, before: np.ndarray, seconds: dict[str, float]) -> dict[str, Any]:
+    def _row(
+        self, estimate: Estimate, before: np.ndarray, seconds: dict[str, float]
+    ) -> dict[str, Any]:
         pair_mean = estimate.losses.mean(axis=1)
         kept = pair_mean[np.isfinite(pair_mean)]
         spread = float(kept.std(ddof=1)) if kept.size > 1 else 0.0
@@ -186,10 +189,10 @@ def compile_kernels(config: cfg.Config) -> None:
     every = config.inner.outer_every
     small = msgspec.structs.replace(config.es, pairs=1, truncation=every, horizon=(every, every))
     trainer = Trainer(msgspec.structs.replace(config, es=small), SerialComm())
-    try:
+    with contextlib.suppress(
+        LostPairsError
+    ):  # the only pair may diverge; everything ran all the same
         trainer.step()
-    except LostPairsError:
-        pass  # the only pair diverged; everything ran all the same
     theta = trainer.theta
     for pair in {trainer.problem.group(0, p): p for p in range(100)}.values():
         trainer.problem.run(theta, trainer.problem.start(theta, 0, pair), 0, pair, 0, every)
@@ -221,7 +224,12 @@ class RunFiles:
         if comm.rank != 0:
             return
         text, path = cfg.dumps(self._config), self._out / "run.h5"
-        common = {"config_text": text, "seed": train_.seed, "ranks": comm.size, "device": train_.device}
+        common = {
+            "config_text": text,
+            "seed": train_.seed,
+            "ranks": comm.size,
+            "device": train_.device,
+        }
         if self._resume:
             self._writer = store.RunWriter.resume(path, trainer.outer_step, **common)
         else:
@@ -306,7 +314,9 @@ def _loop(trainer: Trainer, files: RunFiles, stop: Stop) -> str:
     settings, comm = trainer.config.train, trainer.comm
     saved_at, saved_step = trainer.wall_s, trainer.outer_step
     lost = 0
-    with Progress(settings.outer_steps, "outer step", comm.rank == 0, trainer.outer_step) as progress:
+    with Progress(
+        settings.outer_steps, "outer step", comm.rank == 0, trainer.outer_step
+    ) as progress:
         while trainer.outer_step < settings.outer_steps:
             row, estimate = trainer.step()
             files.append(row)
@@ -314,7 +324,9 @@ def _loop(trainer: Trainer, files: RunFiles, stop: Stop) -> str:
             if estimate.n_lost:
                 lost += estimate.n_lost
                 why = f": {estimate.fault}" if estimate.fault else ""
-                progress.note(f"outer step {row['outer_step']}: {estimate.n_lost} pairs lost{why} ({lost} so far)")
+                progress.note(
+                    f"outer step {row['outer_step']}: {estimate.n_lost} pairs lost{why} ({lost} so far)"
+                )
             late = settings.minutes > 0 and trainer.wall_s >= 60 * settings.minutes
             due = trainer.wall_s - saved_at >= 60 * settings.checkpoint_minutes or (
                 settings.checkpoint_every > 0
@@ -345,9 +357,13 @@ def plan(trainer: Trainer) -> str:
     per_step = (time.perf_counter() - begin) / es.truncation
     window = es.horizon[1] if es.estimator == "full" else es.truncation
     inner = 2 * es.pairs * window
-    hours = (settings.outer_steps - trainer.outer_step) * inner * per_step / trainer.comm.size / 3600
+    hours = (
+        (settings.outer_steps - trainer.outer_step) * inner * per_step / trainer.comm.size / 3600
+    )
     limit = settings.minutes / 60 if settings.minutes > 0 else float("inf")
-    names = ", ".join(t.name for t in problem.tasks[:3]) + (", ..." if len(problem.tasks) > 3 else "")
+    names = ", ".join(t.name for t in problem.tasks[:3]) + (
+        ", ..." if len(problem.tasks) > 3 else ""
+    )
     return "\n".join(
         [
             f"tasks         {len(problem.tasks)}: {names}",

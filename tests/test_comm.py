@@ -4,10 +4,10 @@ import textwrap
 
 import numpy as np
 import pytest
+from helpers.mpi import launch
 
 from lopt.comm import SerialComm, get_comm, launched_ranks, slice_of
 from lopt.errors import CommError
-from helpers.mpi import launch
 
 CONFORMANCE = textwrap.dedent(
     """
@@ -89,10 +89,7 @@ def test_a_launcher_without_working_mpi_is_an_error() -> None:
 
 
 def test_a_broken_mpi_library_is_an_error() -> None:
-    code = (
-        "import sys; sys.modules['mpi4py'] = None\n"
-        "from lopt.comm import get_comm\nget_comm()"
-    )
+    code = "import sys; sys.modules['mpi4py'] = None\nfrom lopt.comm import get_comm\nget_comm()"
     done = launch(1, ["-c", code], PMI_SIZE="4")
     assert done.code != 0
     assert "no working MPI library" in done.err

@@ -69,7 +69,11 @@ def test_the_first_loss_is_the_loss_at_initialisation() -> None:
     task = lopt.task("mlp", **SMALL)
     trace = lopt.rollout(task, lopt.optimizer("sgd"), steps=3, seed=0)
     reference, _ = task.reference(
-        task.init(rng.stream(0)).astype(np.float64), batch_rows(task, TRAIN, 0), rng.stream(0), TRAIN, 0
+        task.init(rng.stream(0)).astype(np.float64),
+        batch_rows(task, TRAIN, 0),
+        rng.stream(0),
+        TRAIN,
+        0,
     )
     assert trace.train_loss[0] == pytest.approx(reference, rel=1e-5)
 

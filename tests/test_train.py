@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.mpi import kill_group, lopt, start
 
 from lopt import config as cfg
 from lopt import store
 from lopt.comm import SerialComm
 from lopt.errors import ConfigError, LostPairsError, StoreError
 from lopt.train import Trainer, train
-from helpers.mpi import kill_group, lopt, start
 
 CONFIG = """
 [[tasks]]
@@ -108,7 +108,10 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bits(tmp_path: Path) ->
         if chance.random() < 0.5:
             kill_group(process)
         else:
-            os.kill(chance.choice(_ranks_of(process.pid)) if _ranks_of(process.pid) else process.pid, signal.SIGKILL)
+            os.kill(
+                chance.choice(_ranks_of(process.pid)) if _ranks_of(process.pid) else process.pid,
+                signal.SIGKILL,
+            )
         try:
             process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
@@ -136,9 +139,15 @@ def _wait_for_rows(process: subprocess.Popen, out: Path, rows: int, resumed: boo
 
 def _ranks_of(launcher: int) -> list[int]:
     """Process numbers of the Python ranks below a launcher."""
-    listed = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True
+    )
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
-    return [int(p) for p, _, a in rows if "-m lopt train" in a and "mpirun" not in a and "hydra" not in a]
+    return [
+        int(p)
+        for p, _, a in rows
+        if "-m lopt train" in a and "mpirun" not in a and "hydra" not in a
+    ]
 
 
 @pytest.mark.mpi

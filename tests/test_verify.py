@@ -16,7 +16,9 @@ TRAJECTORIES = {f"{t.case}-{t.optimizer}": t for t in load_trajectories(REFERENC
 
 def test_all_cases_of_all_optimizers_are_there() -> None:
     names = ("adafac_mlp", "mlp", "rnn_mlp")
-    assert sorted(TRAJECTORIES) == [f"{case}-{name}" for case in ("case0", "case1") for name in names]
+    assert sorted(TRAJECTORIES) == [
+        f"{case}-{name}" for case in ("case0", "case1") for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(TRAJECTORIES))

@@ -126,7 +126,11 @@ def adam_like_features(rows, params, grad, m, v, offset):
     """Rows 0-9: g, w, m (3), v, m / sqrt(v + 1e-6) (3), 1 / sqrt(v + 1e-6)."""
     n, count = params.size, rows.shape[1]
     one, eps = params.dtype.type(1.0), params.dtype.type(1e-6)
-    w, g, u = params[offset : offset + count], grad[offset : offset + count], v[offset : offset + count]
+    w, g, u = (
+        params[offset : offset + count],
+        grad[offset : offset + count],
+        v[offset : offset + count],
+    )
     row_g, row_w, row_v, row_inverse = rows[0], rows[1], rows[5], rows[9]
     for i in range(lane(), count, lanes()):
         row_g[i] = g[i]
@@ -339,6 +343,9 @@ def _places(axes: tuple[int, ...] | None, size: int) -> np.ndarray:
         return np.zeros((2, size), np.int64)
     na, sa, nb, sb, n1, s1, n2, s2 = axes
     at = np.arange(size)
-    along = [(at // s) % n if s else np.zeros(size, np.int64) for n, s in ((na, sa), (nb, sb), (n1, s1), (n2, s2))]
+    along = [
+        (at // s) % n if s else np.zeros(size, np.int64)
+        for n, s in ((na, sa), (nb, sb), (n1, s1), (n2, s2))
+    ]
     rest = along[2] * n2 + along[3]
     return np.stack([rest * nb + along[1], rest * na + along[0]])

@@ -131,7 +131,9 @@ class Adafactor(Optimizer):
         return size if axes is None else size // axes[0] + size // axes[2]
 
     def state_size(self, layout: Layout) -> int:
-        return 1 + sum(self._moments(s, n) for s, n in zip(layout.shapes, layout.sizes, strict=True))
+        return 1 + sum(
+            self._moments(s, n) for s, n in zip(layout.shapes, layout.sizes, strict=True)
+        )
 
     def init_state(self, theta: np.ndarray, layout: Layout) -> np.ndarray:
         return np.zeros(self.state_size(layout), np.float32)

@@ -47,7 +47,9 @@ def adam_step(theta, params, grad, state, loss, is_valid, data, work):
         new_v = new_v if new_v > tiny else zero
         m[i] = new_m
         v[i] = new_v
-        params[i] = shrink * params[i] - step * (c1 * new_m + c2 * g) / (math.sqrt(new_v) * root + eps)
+        params[i] = shrink * params[i] - step * (c1 * new_m + c2 * g) / (
+            math.sqrt(new_v) * root + eps
+        )
     sync()
     if lane() == 0:
         state[2 * n] = cast(t)

@@ -78,7 +78,12 @@ def tensor_network(weights, memory, work, table, features, t):
     """LSTM of all tensors, the message between them, and the bias of each tensor's first MLP layer."""
     lstm_step(work.inputs, memory.hidden, memory.cell, work.gates, weights.lstm, weights.lstm_bias)
     mean_message(
-        memory.hidden, weights.between, weights.between_bias, memory.between, work.mean, work.product
+        memory.hidden,
+        weights.between,
+        weights.between_bias,
+        memory.between,
+        work.mean,
+        work.product,
     )
     matmul(memory.hidden, weights.to_mlp, work.messages)
     see.constant_inputs(work.constants, table, work.norms, work.messages, weights.to_mlp_bias, t)
@@ -147,7 +152,9 @@ def hierarchical_step(theta, params, grad, state, loss, is_valid, data, work):
     if memory.past.size > 0:
         see.snapshot(params, memory.past, memory.recent, np.int64(memory.clip[0]) - 1)
     clip_gradient(grad, memory.clip, table, decay, mult, room.network.squares[0])
-    see.update_accumulators(grad, memory.m, memory.v, hyper[views.FIRST_DECAY :], sizes[views.DECAYS])
+    see.update_accumulators(
+        grad, memory.m, memory.v, hyper[views.FIRST_DECAY :], sizes[views.DECAYS]
+    )
     for k in range(n_tensors):
         look_at_tensor(k, params, grad, memory, room, sizes, train_loss, valid_loss)
     tensor_network(weights, memory, room, table, views.feature_count(sizes), t)
@@ -262,7 +269,10 @@ class Hierarchical(Optimizer):
             std = math.sqrt(gain / view.shape[0]) * (self.output_scale if name == "mlp/w2" else 1.0)
             view[...] = (std * rng.normals(view.size, stream, rng.THETA, k)).reshape(view.shape)
         if self.learn_clip:
-            layout.views(theta)["clip"][:] = (math.log1p(-self.clip_decay), math.log(self.clip_mult))
+            layout.views(theta)["clip"][:] = (
+                math.log1p(-self.clip_decay),
+                math.log(self.clip_mult),
+            )
         return theta
 
     def sizes(self, layout: Layout) -> np.ndarray:

@@ -12,7 +12,19 @@ from lopt.layout import Layout
 from lopt.optimizer import tensor_table
 
 # data.sizes: these slots, then the tensor table
-LSTM, HIDDEN, TO_LSTM, BETWEEN, TO_MLP, DECAYS, PAST, CLIP_NORMALISED, LEARN_CLIP, ARTEFACT, TABLE = range(11)
+(
+    LSTM,
+    HIDDEN,
+    TO_LSTM,
+    BETWEEN,
+    TO_MLP,
+    DECAYS,
+    PAST,
+    CLIP_NORMALISED,
+    LEARN_CLIP,
+    ARTEFACT,
+    TABLE,
+) = range(11)
 # data.hyper: step_mult, mag_rate, clip decay, clip multiple, then the accumulator decays
 STEP_MULT, MAG_RATE, CLIP_DECAY, CLIP_MULT, FIRST_DECAY = range(5)
 # state, at its end: t, train statistics, validation statistics, clip (t, q)

@@ -126,7 +126,9 @@ class PerParameterOptimizer(Optimizer):
             raise OptimizerError(f"{self.name}: hidden must be at least 2, got {self.hidden}")
         for key in ("step_mult", "mag_rate"):
             if not 0 < getattr(self, key) < math.inf:
-                raise OptimizerError(f"{self.name}: {key} must be positive, got {getattr(self, key)}")
+                raise OptimizerError(
+                    f"{self.name}: {key} must be positive, got {getattr(self, key)}"
+                )
 
     @property
     def n_features(self) -> int:
@@ -136,7 +138,14 @@ class PerParameterOptimizer(Optimizer):
     @property
     def theta_layout(self) -> Layout:
         h, n_first = self.hidden, self.n_features + len(TIMES)
-        layers = (("w0", (n_first, h)), ("b0", (h,)), ("w1", (h, h)), ("b1", (h,)), ("w2", (h, 2)), ("b2", (2,)))
+        layers = (
+            ("w0", (n_first, h)),
+            ("b0", (h,)),
+            ("w1", (h, h)),
+            ("b1", (h,)),
+            ("w2", (h, 2)),
+            ("b2", (2,)),
+        )
         return Layout(layers)
 
     def init_theta(self, seed: int = 0) -> np.ndarray:
@@ -153,7 +162,9 @@ class PerParameterOptimizer(Optimizer):
         return np.zeros(self.state_size(layout), theta.dtype)
 
     def work_size(self, layout: Layout) -> int:
-        return self.hidden + self.n_features + scratch_size(self.n_features, self.hidden, layout.size)
+        return (
+            self.hidden + self.n_features + scratch_size(self.n_features, self.hidden, layout.size)
+        )
 
 
 @register_optimizer("mlp")
@@ -182,7 +193,9 @@ class MlpOptimizer(PerParameterOptimizer):
         return 2 + len(self.decays)
 
     def sizes(self, layout: Layout) -> np.ndarray:
-        return np.concatenate([np.array([self.hidden, len(self.decays)], np.int64), tensor_table(layout)])
+        return np.concatenate(
+            [np.array([self.hidden, len(self.decays)], np.int64), tensor_table(layout)]
+        )
 
     def hyper(self) -> np.ndarray:
         return np.array([self.step_mult, self.mag_rate, *self.decays], np.float32)

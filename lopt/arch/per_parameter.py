@@ -14,7 +14,9 @@ import numpy as np
 from lopt.lanes import PARTIALS, kernel, lane, lanes, matmul, sync
 from lopt.ops.elementary import exp
 
-BLOCK = 512  # parameters processed together: rows and hidden layers of a block stay in a core's cache
+BLOCK = (
+    512  # parameters processed together: rows and hidden layers of a block stay in a core's cache
+)
 KEPT = 4096  # up to so many parameters, all feature rows are kept between the two passes; else computed twice
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # steps
 TINY = 1e-30  # accumulators below it become 0: subnormal arithmetic is many times slower
@@ -143,7 +145,9 @@ def add_row_sums(rows, partials):
     by_four, by_one = n - n % (4 * PARTIALS), n - n % PARTIALS
     for c in range(rows.shape[0]):
         x, p = rows[c], partials[c]
-        for base in range(0, by_four, 4 * PARTIALS):  # four at a time: the partials pass through memory less often
+        for base in range(
+            0, by_four, 4 * PARTIALS
+        ):  # four at a time: the partials pass through memory less often
             for k in range(lane(), PARTIALS, lanes()):
                 p[k] += (x[base + k] + x[base + 32 + k]) + (x[base + 64 + k] + x[base + 96 + k])
         for base in range(by_four, by_one, PARTIALS):

@@ -42,7 +42,9 @@ def load_trajectories(path: str | Path) -> list[Trajectory]:
     try:
         with h5py.File(path, "r") as file:
             found = [
-                _read(case, name, file[case][name]) for case in sorted(file) for name in sorted(file[case])
+                _read(case, name, file[case][name])
+                for case in sorted(file)
+                for name in sorted(file[case])
             ]
     except (OSError, KeyError, AttributeError, ValueError, TypeError) as error:
         raise DataError(f"{path} is no file of reference trajectories: {error}") from error

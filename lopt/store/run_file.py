@@ -5,6 +5,7 @@ short, never wrong.  Each cell carries a checksum, the texts are covered by one 
 own structures, so that damage is noticed wherever it falls.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -130,7 +131,9 @@ class RunReader:
         with container.reading(self.path):
             dataset = _dataset(self._file, name)
             # Every counted row has been written; asked before memory is allocated.
-            claimed = dataset.dtype.itemsize * self.rows * int(np.prod(dataset.shape[1:], dtype=object))
+            claimed = (
+                dataset.dtype.itemsize * self.rows * int(np.prod(dataset.shape[1:], dtype=object))
+            )
             if claimed > dataset.id.get_storage_size():
                 raise StoreError(f"column {name} claims {claimed} bytes, more than are stored")
             values = dataset[: self.rows]
@@ -360,9 +363,7 @@ def _lay_out(
 def _abandon(file: h5py.File | None, temporary: Path | None) -> None:
     """Close after a failure, in which HDF5 may fail once more, and remove the temporary file."""
     if file is not None:
-        try:
+        with contextlib.suppress(OSError, RuntimeError):  # the first error is the one to report
             file.close()
-        except (OSError, RuntimeError):
-            pass  # the first error is the one to report
     if temporary is not None:
         temporary.unlink(missing_ok=True)

@@ -18,7 +18,9 @@ class Finished(NamedTuple):
     err: str
 
 
-def launch(ranks: int, arguments: list[str], timeout: float = 300.0, **environment: str) -> Finished:
+def launch(
+    ranks: int, arguments: list[str], timeout: float = 300.0, **environment: str
+) -> Finished:
     """Run `python ARGUMENTS` on some ranks (1: without mpirun); kill the whole process group at the timeout."""
     process = start(ranks, arguments, **environment)
     try:
