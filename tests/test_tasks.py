@@ -59,21 +59,23 @@ def evaluate(t: Task, params, rows, split=TRAIN, with_grad=1, kernel=None, poiso
 def assert_close_to_reference(t: Task, params, rows, split, eps: float) -> None:
     """The kernel is as near to the reference as rounding allows.
 
-    The bound: 100 times what rounding errors of size eps in the parameters change in the reference,
-    plus 100 eps times the result: sums are long, and saturated units forget the parameters.
+    The bound: 400 times what rounding errors of size eps in the parameters change in the reference,
+    plus 400 eps times the result: sums are long.  A saturated unit does not feel its parameters,
+    but its derivative is only known to eps, and the weights behind it multiply that.
     """
     loss, grad = evaluate(t, params, rows, split)
     exact = params.astype(np.float64)
     ref_loss, ref_grad = t.reference(exact, rows, STREAM, split, STEP)
     r = np.random.default_rng(0)
-    loss_bound, grad_bound = eps * abs(ref_loss), eps * np.linalg.norm(ref_grad)
+    loss_bound = eps * abs(ref_loss)
+    grad_bound = eps * np.linalg.norm(ref_grad) * max(1.0, np.abs(exact).max())
     for _ in range(4):
         shaken = exact * (1.0 + eps * r.choice([-1.0, 1.0], exact.size))
         near_loss, near_grad = t.reference(shaken, rows, STREAM, split, STEP)
         loss_bound = max(loss_bound, abs(near_loss - ref_loss))
         grad_bound = max(grad_bound, np.linalg.norm(near_grad - ref_grad))
-    assert abs(loss - ref_loss) <= 100.0 * loss_bound
-    assert np.linalg.norm(grad - ref_grad) <= 100.0 * grad_bound
+    assert abs(loss - ref_loss) <= 400.0 * loss_bound
+    assert np.linalg.norm(grad - ref_grad) <= 400.0 * grad_bound
 
 
 @every_example

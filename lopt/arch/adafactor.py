@@ -20,6 +20,7 @@ from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
 def factored_update(grad, rows, columns, table, at, offset):
     """grad <- grad / sqrt(rows x columns / mean of rows over axis b), in place."""
     cast = grad.dtype.type
+    one = cast(1.0)
     na, sa, nb, sb = table[at + 3], table[at + 4], table[at + 5], table[at + 6]
     n1, s1, n2, s2 = table[at + 7], table[at + 8], table[at + 9], table[at + 10]
     for rest in range(lane(), n1 * n2, lanes()):
@@ -29,9 +30,10 @@ def factored_update(grad, rows, columns, table, at, offset):
         mean /= cast(nb)
         base = offset + (rest // n2) * s1 + (rest % n2) * s2
         for i in range(na):
-            c = columns[rest * na + i] / mean
+            c = one / math.sqrt(columns[rest * na + i])
             for j in range(nb):
-                grad[base + i * sa + j * sb] /= math.sqrt(rows[rest * nb + j] * c)
+                # two roots, not the root of a product: moments of dead inputs are near 1e-30
+                grad[base + i * sa + j * sb] *= c / math.sqrt(rows[rest * nb + j] / mean)
     sync()
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,8 +168,12 @@ def write_failed(path: Path, error: BaseException, temporary: Path | None = None
     if temporary is not None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    code = getattr(error, "errno", None)
-    reason = os.strerror(code) if code else (str(error).splitlines() or [type(error).__name__])[0]
+    text, code = str(error), getattr(error, "errno", None)
+    within = re.search(r"error message = '([^']+)'", text)  # HDF5 wraps what the system said
+    if within:
+        reason = within.group(1)
+    else:
+        reason = os.strerror(code) if code else (text.splitlines() or [type(error).__name__])[0]
     return StoreError(f"cannot write {path}: {reason}; what was there before is intact")
 
 

@@ -6,6 +6,7 @@ own structures, so that damage is noticed wherever it falls.
 """
 
 import contextlib
+import contextlib
 import hashlib
 import json
 import os
@@ -361,9 +362,16 @@ def _lay_out(
 
 
 def _abandon(file: h5py.File | None, temporary: Path | None) -> None:
-    """Close after a failure, in which HDF5 may fail once more, and remove the temporary file."""
+    """Close a file as a killed writer would leave it, and remove the temporary one.
+
+    After a failed write HDF5 keeps trying to write what it still holds, and crashes the process when
+    that fails too; so its descriptor is pointed at the null device first.
+    """
     if file is not None:
-        with contextlib.suppress(OSError, RuntimeError):  # the first error is the one to report
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, file.id.get_vfd_handle())
+        os.close(null)
+        with contextlib.suppress(OSError, RuntimeError):
             file.close()
     if temporary is not None:
         temporary.unlink(missing_ok=True)
