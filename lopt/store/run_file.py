@@ -6,7 +6,6 @@ own structures, so that damage is noticed wherever it falls.
 """
 
 import contextlib
-import contextlib
 import hashlib
 import json
 import os
@@ -173,6 +172,7 @@ class RunWriter:
     def __init__(self, path: Path, file: h5py.File, rows: int) -> None:
         self.path, self.rows = path, rows
         self._file: h5py.File | None = file
+        self._failure: StoreError | None = None
         self._columns = {name: _dataset(file, name) for name in COLUMNS}
         self._checksum, self._done = _dataset(file, CHECKSUM), file["done"]
 
@@ -235,11 +235,8 @@ class RunWriter:
                 userblock_size=container.HEADER_BYTES,
             )  # fmt: skip
             _lay_out(file, attributes, axes, pairs)
-            for i, name in enumerate(COLUMNS if old is not None else ()):
-                values = old[name][:rows]
-                _dataset(file, name)[...] = _grown(file, name, values)
-                _grow(_dataset(file, CHECKSUM), rows)
-                _dataset(file, CHECKSUM)[:, i] = _checksums(values, 0)
+            if old is not None:
+                _copy_rows(old, file, rows)
             file["done"][()] = rows
             file.flush()
             header = container.pack_header("run", _text_digest(attributes, axes))
@@ -279,8 +276,7 @@ class RunWriter:
             self._done[()] = self.rows + 1
             file.flush()
         except (OSError, RuntimeError, ValueError) as error:
-            self._give_up()
-            raise container.write_failed(self.path, error) from error
+            raise self._give_up(error) from error
         self.rows += 1
 
     def sync(self) -> None:
@@ -302,27 +298,28 @@ class RunWriter:
             raise StoreError(f"unknown end of a run {state!r} (valid: {', '.join(STATES[1:])})")
         file = self._open_file()
         try:
-            file["state"][()] = np.bytes_(state.encode().ljust(STATE_BYTES))
+            file["state"][()] = _state_text(state)
             file.flush()
             self.sync()
             file.close()
         except (OSError, RuntimeError) as error:
-            self._give_up()
-            raise container.write_failed(self.path, error) from error
+            raise self._give_up(error) from error
         self._file = None
 
     def close(self) -> None:
         """Close without an end state, as if killed."""
-        if self._file is not None:
-            self._give_up()
-
-    def _give_up(self) -> None:
         _abandon(self._file, None)
         self._file = None
 
+    def _give_up(self, error: BaseException) -> StoreError:
+        """Close after a failed write; later calls raise the same error again."""
+        self.close()
+        self._failure = container.write_failed(self.path, error)
+        return self._failure
+
     def _open_file(self) -> h5py.File:
         if self._file is None:
-            raise StoreError(f"{self.path} is closed for writing")
+            raise self._failure or StoreError(f"{self.path} is closed for writing")
         return self._file
 
 
@@ -331,9 +328,19 @@ def _grow(dataset: h5py.Dataset, rows: int) -> None:
         dataset.resize(rows, axis=0)
 
 
-def _grown(file: h5py.File, name: str, values: np.ndarray) -> np.ndarray:
-    _grow(_dataset(file, name), len(values))
-    return values
+def _copy_rows(old: RunReader, file: h5py.File, rows: int) -> None:
+    """Copy the first rows of every column, one column in memory at a time."""
+    _grow(_dataset(file, CHECKSUM), rows)
+    for i, name in enumerate(COLUMNS):
+        values = old[name][:rows]
+        _grow(_dataset(file, name), rows)
+        _dataset(file, name)[...] = values
+        _dataset(file, CHECKSUM)[:, i] = _checksums(values, 0)
+
+
+def _state_text(state: str) -> np.bytes_:
+    """All states in one length, as the dataset's type needs it."""
+    return np.bytes_(state.encode().ljust(STATE_BYTES))
 
 
 def _lay_out(
@@ -344,7 +351,7 @@ def _lay_out(
     lengths = {**{name: len(labels) for name, labels in axes.items()}, "pair": pairs}
     fixed = {
         "/done": np.int64(0),
-        "/state": np.bytes_(STATES[0].encode().ljust(STATE_BYTES)),
+        "/state": _state_text(STATES[0]),
         **{f"/axes/{n}": schema.encode("text", list(labels)) for n, labels in axes.items()},
     }
     for field in schema.fields("run", attributes=False):
