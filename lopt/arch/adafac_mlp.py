@@ -22,6 +22,7 @@ from lopt.arch.per_parameter import (
     scratch_of,
     tanh_time_bias,
 )
+from lopt.errors import OptimizerError
 from lopt.lanes import entry_point, kernel, lane, lanes, sync
 from lopt.layout import Layout
 from lopt.optimizer import STEP_SIG, register_optimizer
@@ -56,8 +57,8 @@ def tensor_of(table, at):
 
 @kernel
 def learned_decay(log_one_minus, shift):
-    """1 - exp(10 (log(1 - d0) / 10 + theta)): the initial decay d0 at theta = 0."""
-    return 1.0 - math.exp(10.0 * (np.float64(log_one_minus) / 10.0 + np.float64(shift)))
+    """max(1 - exp(10 (log(1 - d0) / 10 + theta)), 0): the initial decay d0 at theta = 0."""
+    return max(1.0 - math.exp(10.0 * (np.float64(log_one_minus) / 10.0 + np.float64(shift))), 0.0)
 
 
 @kernel
@@ -284,6 +285,8 @@ class AdafacMlp(PerParameterOptimizer):
 
     The form of the public JAX code: 28 inputs normalised over the tensor, tanh(t / tau - 1) for eleven tau, and seven
     learned decays, d = 1 - exp(10 (log(1 - d0) / 10 + theta)).  Tensors with fewer than two axes are not factored.
+    Differs: a decay that theta would make negative is 0 (second moments stay positive), and tensors with more
+    than four axes are not factored.
     """
 
     hidden: int = 4
@@ -295,6 +298,19 @@ class AdafacMlp(PerParameterOptimizer):
 
     core = staticmethod(adafac_mlp_step)
     entry = adafac_mlp_entry
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("momentum_decays", "factored_decays"):
+            if len(getattr(self, key)) != N_DECAYS:
+                raise OptimizerError(
+                    f"{self.name}: {key} must have {N_DECAYS} values, got {getattr(self, key)}"
+                )
+        decays = (*self.momentum_decays, self.rms_decay, *self.factored_decays)
+        if any(not 0 <= d < 1 for d in decays):
+            raise OptimizerError(
+                f"{self.name}: momentum_decays, rms_decay, factored_decays must lie in [0, 1), got {decays}"
+            )
 
     @property
     def n_features(self) -> int:
@@ -314,7 +330,7 @@ class AdafacMlp(PerParameterOptimizer):
         table, own = [self.hidden, len(layout)], 0
         places = []
         for shape, offset, size in zip(layout.shapes, layout.offsets, layout.sizes, strict=True):
-            axes = factoring(shape)
+            axes = factoring(shape) if size > 0 else None
             table += [offset, size, int(axes is not None), *(axes or (0,) * 8), own]
             own += _moments(shape, size)
             places.append(_places(axes, size))
@@ -334,7 +350,7 @@ class AdafacMlp(PerParameterOptimizer):
 
 def _moments(shape: tuple[int, ...], size: int) -> int:
     axes = factoring(shape)
-    return size if axes is None else size // axes[0] + size // axes[2]
+    return size if axes is None or size == 0 else size // axes[0] + size // axes[2]
 
 
 def _places(axes: tuple[int, ...] | None, size: int) -> np.ndarray:

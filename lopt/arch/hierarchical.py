@@ -224,6 +224,11 @@ class Hierarchical(Optimizer):
                 )
         if not self.decays or any(not 0 < d < 1 for d in self.decays):
             raise OptimizerError(f"hierarchical: decays must lie in (0, 1), got {self.decays}")
+        for key in ("step_mult", "mag_rate"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise OptimizerError(
+                    f"hierarchical: {key} must be positive, got {getattr(self, key)}"
+                )
         if self.valid_before_first not in ("zero", "reference"):
             raise OptimizerError(
                 unknown("valid_before_first", self.valid_before_first, ("zero", "reference"))
@@ -302,10 +307,10 @@ class Hierarchical(Optimizer):
         memory.cell[:] = learned["initial/cell"]
         memory.from_mlp[:] = learned["initial/from_mlp"]
         memory.between[:] = learned["initial/between"]
-        decay = self.clip_decay
+        decay = float(self.hyper()[views.CLIP_DECAY])  # rounded as the kernel's, so that
         if self.learn_clip:
             decay = max(-math.expm1(float(learned["clip"][0])), 0.0)
-        memory.clip[:] = (1.0, 1.0 - decay)  # so that the first clip is clip_mult
+        memory.clip[:] = (1.0, 1.0 - decay)  # the first clip is clip_mult
         return state
 
     @classmethod
