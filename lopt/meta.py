@@ -57,7 +57,9 @@ class MetaProblem:
 
     Args:
         tasks: the tasks; pair i of an episode draws one of them with probability proportional to `weights`.
-        horizon: inner steps of an episode, (low, high), drawn log-uniformly and rounded to `schedule.outer_every`.
+        horizon: inner steps of an episode, (low, high), drawn log-uniformly and rounded to whole windows (to
+            `schedule.outer_every` where a window is longer than `low`): windows of equal length weigh the same, and
+            ranks with equally many pairs finish together.
         truncation: K, inner steps of a window; losses of a window are summed and divided by K.
         clip: range of the normalised loss.
         seed: first word of all addresses.
@@ -97,10 +99,11 @@ class MetaProblem:
         return min(int(np.searchsorted(self._cumulative, u, side="right")), len(self.tasks) - 1)
 
     def horizon(self, episode: int, pair: int) -> int:
-        """Inner steps T of the episode, a multiple of the outer-validation interval."""
+        """Inner steps T of the episode, a multiple of the window or of the outer-validation interval."""
         low, high = self._horizon
         u = float(rng.uniforms(1, rng.stream(self.seed, episode, pair), rng.HORIZON)[0])
-        every = self._runners[0].schedule.outer_every
+        whole = self._truncation <= low
+        every = self._truncation if whole else self._runners[0].schedule.outer_every
         steps = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
         return max(every, round(steps / every) * every)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from lopt.errors import StoreError
+from lopt.errors import LoptError, StoreError
 from lopt.store import schema
 
 # Superblock, object headers and indices of this format carry checksums; older HDF5 (1.10) still reads it.
@@ -108,7 +108,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn whatever damaged content raises into a StoreError that names the file."""
     try:
         yield
-    except StoreError as error:
+    except LoptError as error:
         named = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise StoreError(named) from error
     except DAMAGE as error:
@@ -192,6 +192,7 @@ def seal(kind: str, attributes: Mapping[str, Any], datasets: Mapping[str, Any]) 
     with h5py.File(image, "w", libver=LIBVER, userblock_size=HEADER_BYTES) as file:
         put_attributes(file, kind, attributes)
         put_datasets(file, kind, datasets)
+        schema.check(file, kind)
         schema.attach_scales(file, kind)
     view = image.getbuffer()
     digest = hashlib.sha256(view[HEADER_BYTES:]).hexdigest()

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,14 @@ import numpy as np
 from lopt.errors import StoreError
 from lopt.layout import Layout
 from lopt.store import container, schema
+from lopt.store.live import LiveFile
 from lopt.store.provenance import provenance
 
 STATES = ("running", "finished", "time", "signal", "failed")
 STATE_BYTES = max(len(s) for s in STATES)
 CHUNK_BYTES = 8192  # a chunk is rewritten with every row it takes up
 MEMBERS = ("+", "-")
+PAUSES_S = (0.001, 0.01, 0.03)  # beside a living writer a read can meet half a write: look again
 
 CHECKSUM = "checksum"
 COLUMNS = {
@@ -83,15 +86,25 @@ class RunReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header = container.expect_kind(self.path, "run")
+        for pause in (*PAUSES_S, None):
+            header = container.expect_kind(self.path, "run")
+            try:
+                self._open()
+                with container.reading(self.path):
+                    self._read_header(header)
+                return
+            except StoreError:
+                self.close()
+                if pause is None:
+                    raise
+                time.sleep(pause)
+
+    def _open(self) -> None:
+        self._live: LiveFile | None = None
+        self._file: h5py.File | None = None
         with container.reading(self.path):
-            self._file = h5py.File(self.path, "r", swmr=True, locking=False)
-        try:
-            with container.reading(self.path):
-                self._read_header(header)
-        except StoreError:
-            self._file.close()
-            raise
+            self._live = LiveFile(self.path, container.HEADER_BYTES)
+            self._file = h5py.File(self._live, "r")
 
     def _read_header(self, header: container.Header) -> None:
         file = self._file
@@ -128,6 +141,16 @@ class RunReader:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in COLUMNS:
             raise KeyError(f"no column {name!r} in a run file (valid: {', '.join(COLUMNS)})")
+        for pause in () if self.ended else PAUSES_S:
+            try:
+                return self._column(name)
+            except StoreError:
+                time.sleep(pause)
+                self.close()
+                self._open()
+        return self._column(name)
+
+    def _column(self, name: str) -> np.ndarray:
         with container.reading(self.path):
             dataset = _dataset(self._file, name)
             # Every counted row has been written; asked before memory is allocated.
@@ -155,7 +178,9 @@ class RunReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        for file in (self._file, self._live):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -100,7 +100,7 @@ SCHEMA = (
     Field("run", "/outer/n_clipped", "i8", STEP, "1",
           "coordinates of the gradient estimate beyond outer.clip"),
     Field("run", "/outer/bytes_sent", "i8", STEP, "bytes",
-          "payload that one rank sent between nodes in this outer step"),
+          "bytes that one rank gave to the exchange in this outer step"),
     Field("run", "/outer/pair_losses", "f8", ("outer_step", "pair", "member"), "1",
           "L of each particle; NaN where the pair was lost"),
     Field("run", "/outer/pair_groups", "i8", ("outer_step", "pair"), "1",
@@ -168,7 +168,11 @@ def text_type(texts: Iterable[str]) -> np.dtype:
 
 
 def encode(dtype: str, value: object) -> np.ndarray:
-    """A value as the array the table declares; numbers only if the cast keeps their kind."""
+    """A value as the array the table declares.
+
+    Raises:
+        StoreError: neither number nor text, or a cast that does not keep the kind of number.
+    """
     if dtype in ("text", "json"):
         texts = np.asarray(value, object)
         flat = [str(t) for t in texts.reshape(-1)]
@@ -177,6 +181,8 @@ def encode(dtype: str, value: object) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise StoreError(f"cannot store values of type {array.dtype}")
     wanted = array.dtype if dtype == "any" else np.dtype(dtype)
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise StoreError(f"cannot store {array.dtype} as {dtype}")
     return array.astype(wanted.newbyteorder("<"), casting="same_kind", copy=False)
 
 
@@ -226,9 +232,7 @@ def check(file: h5py.File, kind: str) -> None:
     Raises:
         StoreError: names the dataset.
     """
-    found: dict[str, h5py.Dataset] = {}
-    for path in dataset_paths(file):
-        found[path] = file[path]
+    found = {path: file[path] for path in dataset_paths(file)}
     lengths: dict[str, tuple[int, str]] = {}
     for field in fields(kind, attributes=False):
         if field.dtype == "any":
@@ -290,12 +294,13 @@ pickle and no code in any file.
 _NOTES = {
     "run": """\
 An append-only log in HDF5's single-writer multiple-reader mode: it may be read while it grows and after its writer was
-killed. Rows from `/done` on are unfinished. On resume it is cut back to the checkpoint's outer step.""",
+killed (by hand: `h5py.File(path, swmr=True)`). Rows from `/done` on are unfinished. On resume it is cut back to the
+checkpoint's outer step.""",
     "checkpoint": """\
 Written under a temporary name, flushed to disk, renamed; the one before is kept. The first line holds the SHA-256 of
 the rest, checked before anything is read.""",
     "weights": """\
 Sealed like a checkpoint. Refused if the blocks do not fit the architecture or a value is not finite.""",
     "eval": """\
-Sealed like a checkpoint. Traces are raw: statistics are computed when they are read, except for the final-loss table.""",
+Sealed like a checkpoint. Traces are raw: statistics are computed when they are read, but for the final-loss table.""",
 }  # fmt: skip
