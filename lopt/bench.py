@@ -172,8 +172,19 @@ def mpirun() -> str:
     return found
 
 
+# The command, telling at its end how much memory its own process took at most.
+_COMMAND = """
+import resource, sys
+from lopt.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
 def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> tuple[float, float]:
-    """Seconds and peak memory (MiB; of the launcher if there are several ranks) of a training run."""
+    """Seconds of a training run, and peak memory of one of its ranks in MiB."""
     launcher = [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
     settings = {
         "train.outer_steps": outer_steps,
@@ -181,20 +192,16 @@ def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> tupl
         "train.checkpoint_minutes": 60,
     }
     sets = [x for k, v in settings.items() for x in ("--set", f"{k}={v}")]
-    command = [*launcher, sys.executable, "-m", "lopt", "train", "--config", str(EXAMPLE_CONFIG)]
-    command += ["--out", str(out), *sets]
+    command = [sys.executable, "-c", _COMMAND, "train", "--config", str(EXAMPLE_CONFIG)]
     begin = time.perf_counter()
-    child = subprocess.Popen(
-        command,
+    done = subprocess.run(
+        [*launcher, *command, "--out", str(out), *sets],
         env={**os.environ, **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, command)
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    return time.perf_counter() - begin, int(done.stderr.split()[-1]) / 1024
 
 
 def _inner_rate(out: Path, ranks: int, env: dict[str, str]) -> float:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ _LAUNCH_VARIABLES = (
     "MV2_COMM_WORLD_SIZE",
     "SLURM_STEP_NUM_TASKS",
 )
+
+DRAIN_S = 0.3  # launchers drop what they have not read yet from a rank that aborts
 
 
 class WorkCounter(Protocol):
@@ -190,8 +193,8 @@ class MpiComm:
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """An exception nobody caught: the other ranks would wait for this one for ever."""
-        print(f"lopt: uncaught exception on rank {self.rank} of {self.size}", file=sys.stderr)
-        sys.__excepthook__(kind, error, trace)
+        text = "".join(traceback.format_exception(kind, error, trace))
+        _say(f"lopt: uncaught exception on rank {self.rank} of {self.size}\n{text}")
         self.abort(1)
 
     def _free(self) -> None:
@@ -304,6 +307,7 @@ class MpiComm:
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(DRAIN_S)
         self._world.Abort(code)
 
 
@@ -352,12 +356,16 @@ def aborting(comm: Comm, debug: bool = False) -> Iterator[None]:
     except Exception as error:
         if comm.size == 1:
             raise
-        if debug or not isinstance(error, LoptError):
-            traceback.print_exc()
-        print(
-            f"lopt: error on rank {comm.rank} of {comm.size}: {error}", file=sys.stderr, flush=True
-        )
+        full = debug or not isinstance(error, LoptError)
+        text = traceback.format_exc() if full else ""
+        _say(f"{text}lopt: error on rank {comm.rank} of {comm.size}: {error}\n")
         comm.abort(2 if isinstance(error, UsageError) else 1)
+
+
+def _say(text: str) -> None:
+    """To stderr in one piece: lines of several ranks do not mix."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _check_scalars(values: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import tomli_w
 from lopt.errors import ConfigError, unknown
 
 ESTIMATORS = ("full", "truncated", "pes", "nres")
-DIFFERENCES = ("normalised", "sign", "raw")
+DIFFERENCES = ("normalised", "clipped", "sign", "raw")
 DIVERGED = ("drop", "clip")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("cpu", "cuda")
@@ -246,17 +246,22 @@ def diff(a: Config, b: Config) -> list[str]:
 def check_resumable(old: Config, new: Config) -> None:
     """Refuse to go on with a run under another configuration; `RESUMABLE_KEYS` may differ.
 
+    With a cosine schedule the number of outer steps may not: the learning rate depends on it.
+
     Raises:
         ConfigError: names every key that differs, with both values for the first.
     """
-    changed = [key for key in diff(old, new) if key not in RESUMABLE_KEYS]
+    free = set(RESUMABLE_KEYS)
+    if old.outer.schedule == "cosine":
+        free.remove("train.outer_steps")  # the learning rate of every outer step depends on it
+    changed = [key for key in diff(old, new) if key not in free]
     if changed:
         key = changed[0]
         was, now = (dict(_leaves(_plain(c))).get(key, "absent") for c in (old, new))
         rest = f" (also changed: {', '.join(changed[1:])})" if changed[1:] else ""
         raise ConfigError(
             f"cannot resume with another {key}: the run was started with {was!r}, now it is {now!r}"
-            f"{rest}; only {', '.join(RESUMABLE_KEYS)} may change"
+            f"{rest}; only {', '.join(k for k in RESUMABLE_KEYS if k in free)} may change"
         )
 
 

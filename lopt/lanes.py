@@ -17,17 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 from threadpoolctl import threadpool_limits
 
-PARTIALS = (
-    32  # partial sums of a reduction, fixed so that its bits do not depend on the number of lanes
-)
+from lopt.kernel_cache import jit, stored
 
-kernel = njit(
-    cache=True, error_model="numpy"
-)  # numpy error model: x / 0 is inf, and division vectorises
+PARTIALS = 32  # partial sums of a reduction; fixed: its bits must not depend on the number of lanes
+
+kernel = jit()
+inlined = jit(
+    forceinline=True
+)  # pieces of a loop body: the loop vectorises; LLVM alone finds them too big
 
 
 class entry_point:
@@ -51,7 +51,12 @@ class entry_point:
     @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
         """The compiled function."""
-        return njit(self._signature, cache=True, error_model="numpy")(self._function)
+        return jit(self._signature)(self._function)
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is on disk already, compiled for this machine from the present sources."""
+        return stored(self._function, self._signature)
 
 
 def lane() -> int:

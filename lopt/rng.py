@@ -25,10 +25,9 @@ Host functions `stream`, `normals`, `uniforms`, `integers` check their arguments
 import math
 
 import numpy as np
-from numba import njit
 
 from lopt.errors import UsageError
-from lopt.lanes import kernel, lane, lanes
+from lopt.lanes import inlined, kernel, lane, lanes
 
 # Purposes.  A draw for a new reason takes a new number, or it would repeat another's bits.
 INIT = 1  # inner parameters of a task
@@ -42,9 +41,6 @@ NOISE = 32  # noise inside a loss; add the split (0..3)
 
 MAX_INDEX = 2**34  # four numbers for each value of the first counter word
 
-# Pieces of a loop body: inlined so that the loop vectorises; LLVM alone finds them too big.
-_inlined = njit(cache=True, error_model="numpy", forceinline=True)
-
 _F = np.float32
 _MASK = np.uint64(0xFFFFFFFF)
 _WORD = np.uint64(32)
@@ -56,7 +52,7 @@ _MANTISSA = np.int32(23)
 _QUARTER_TURN = _F(0.5 * math.pi * 2.0**-32)
 
 
-@_inlined
+@inlined
 def philox(c0, c1, c2, c3, k0, k1):
     """One Philox4x32-10 block: four counter and two key words to four random words.
 
@@ -78,7 +74,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0 & _MASK, c1 & _MASK, c2 & _MASK, c3 & _MASK
 
 
-@_inlined
+@inlined
 def radius(word):
     """sqrt(-2 log u) of u = (word // 2 + 1/2) / 2**31, float32: 0 < u <= 1, result <= 6.661.
 
@@ -104,7 +100,7 @@ def radius(word):
     return _F(math.sqrt(_F(-2.0) * log_u))
 
 
-@_inlined
+@inlined
 def direction(word):
     """A point (x, y) on the unit circle, float32, uniform when `word` is.
 
@@ -127,7 +123,7 @@ def direction(word):
     return (-x if negate else x), (-y if negate else y)
 
 
-@_inlined
+@inlined
 def _address(stream, purpose, inner):
     """Counter words 1, 2, 3 and key words; read before a loop, where `stream` might alias `out`."""
     return (
@@ -139,14 +135,14 @@ def _address(stream, purpose, inner):
     )
 
 
-@_inlined
+@inlined
 def _words(block, address):
     """The four words of a block of an address."""
     c1, c2, c3, k0, k1 = address
     return philox(block, c1, c2, c3, k0, k1)
 
 
-@_inlined
+@inlined
 def _normal4(block, address):
     """The four standard normals of a block: Box-Muller on words (0, 1) and on words (2, 3)."""
     w0, w1, w2, w3 = _words(block, address)
@@ -156,25 +152,25 @@ def _normal4(block, address):
     return r * x0, r * y0, s * x1, s * y1
 
 
-@_inlined
+@inlined
 def _uniform(word):
     """The upper 24 bits as a float32 in [0, 1), exact."""
     return _F(np.int32(np.uint64(word) >> np.uint64(8))) * _F(2.0**-24)
 
 
-@_inlined
+@inlined
 def _scaled(word, span):
     """floor(word * span / 2**32) as int64."""
     return np.int64((np.uint64(word) * span) >> _WORD)
 
 
-@_inlined
+@inlined
 def _pick(v, k):
     """v[k] of a 4-tuple; a chain of selects, since a tuple has no address to index."""
     return v[0] if k == 0 else v[1] if k == 1 else v[2] if k == 2 else v[3]
 
 
-@_inlined
+@inlined
 def _cut(start, n):
     """(head, blocks, rest): elements before the first whole block, whole blocks, elements outside.
 

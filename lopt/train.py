@@ -6,7 +6,10 @@ rest is a deterministic function of them.  Rank 0 alone owns the files.
 
 import contextlib
 import dataclasses
+import inspect
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -184,8 +187,24 @@ def _below(head: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}
 
 
+def prepare_kernels(config: cfg.Config) -> None:
+    """Have every kernel of a configuration in memory, and in the cache for the other ranks of the node.
+
+    What is not on disk yet is compiled in a process of its own: a compiler takes 250 MiB and does not give them back.
+    """
+    tasks, _, opt = build(config)
+    entries = [inspect.getattr_static(type(x), "entry") for x in (*tasks, opt)]
+    if not all(entry.stored for entry in entries):
+        code = "import sys; from lopt import config, train; train.compile_kernels(config.loads(sys.stdin.read()))"
+        # Whatever goes wrong in there goes wrong again below, where it can be reported.
+        subprocess.run(
+            [sys.executable, "-c", code], input=cfg.dumps(config), text=True, capture_output=True
+        )
+    compile_kernels(config)
+
+
 def compile_kernels(config: cfg.Config) -> None:
-    """Run every kernel of a configuration once, so that the other ranks of the node find them in the cache."""
+    """Run every kernel of a configuration once."""
     every = config.inner.outer_every
     small = msgspec.structs.replace(config.es, pairs=1, truncation=every, horizon=(every, every))
     trainer = Trainer(msgspec.structs.replace(config, es=small), SerialComm())
@@ -288,7 +307,7 @@ def train(config: cfg.Config, out: Path, comm: Comm, resume: bool = False) -> Ou
     """
     files = RunFiles(config, out, comm, resume)
     if comm.node_rank == 0:  # one rank of a node compiles, the others load from its cache
-        compile_kernels(config)
+        prepare_kernels(config)
     comm.node_barrier()
     trainer = Trainer(config, comm)
     files.open(trainer)

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lopt import config as cfg
 from lopt import store
 from lopt.comm import SerialComm
 from lopt.errors import ConfigError, LostPairsError, StoreError
+from lopt.tasks.quadratic import Quadratic
 from lopt.train import Trainer, train
 
 CONFIG = """
@@ -108,10 +110,7 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bits(tmp_path: Path) ->
         if chance.random() < 0.5:
             kill_group(process)
         else:
-            os.kill(
-                chance.choice(_ranks_of(process.pid)) if _ranks_of(process.pid) else process.pid,
-                signal.SIGKILL,
-            )
+            os.kill(chance.choice(_ranks_of(out) or [process.pid]), signal.SIGKILL)
         try:
             process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
@@ -137,16 +136,14 @@ def _wait_for_rows(process: subprocess.Popen, out: Path, rows: int, resumed: boo
             continue  # not there yet
 
 
-def _ranks_of(launcher: int) -> list[int]:
-    """Process numbers of the Python ranks below a launcher."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
+def _ranks_of(out: Path) -> list[int]:
+    """Process numbers of the Python ranks that write to `out`."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 1) for line in listed.stdout.splitlines()[1:]]
     return [
         int(p)
-        for p, _, a in rows
-        if "-m lopt train" in a and "mpirun" not in a and "hydra" not in a
+        for p, a in rows
+        if f"--out {out} " in f"{a} " and "mpirun" not in a and "hydra" not in a
     ]
 
 
@@ -183,6 +180,17 @@ def test_resume_with_another_configuration_is_refused_naming_the_key(tmp_path: P
         train(changed, tmp_path / "run", SerialComm(), resume=True)
 
 
+def test_resume_with_another_length_is_refused_only_where_the_learning_rate_depends_on_it() -> None:
+    cosine = cfg.apply_overrides(cfg.loads(CONFIG), ["outer.schedule=cosine"])
+    for config in (cfg.loads(CONFIG), cosine):
+        longer = cfg.apply_overrides(config, ["train.outer_steps=7"])
+        if config is cosine:
+            with pytest.raises(ConfigError, match=r"train\.outer_steps.*only train\.minutes"):
+                cfg.check_resumable(config, longer)
+        else:
+            cfg.check_resumable(config, longer)
+
+
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="checkpoint"):
         train(cfg.loads(CONFIG), tmp_path / "nothing", SerialComm(), resume=True)
@@ -206,6 +214,39 @@ def test_a_diverging_optimizer_loses_pairs_and_then_stops_the_run(tmp_path: Path
         train(cfg.loads(text), tmp_path / "run", SerialComm())
     with store.RunReader(tmp_path / "run" / "run.h5") as run:
         assert run.state == "failed"
+
+
+def raise_for_pair_1(task: Quadratic, stream: np.ndarray) -> np.ndarray:
+    if stream[2] == 1 and stream[0] == 0:  # seed 0: not where the task's scale is measured
+        raise ValueError("planted")
+    return np.ones(task.layout.size, np.float32)
+
+
+def nan_for_pair_1(task: Quadratic, stream: np.ndarray) -> np.ndarray:
+    start = np.ones(task.layout.size, np.float32)
+    start[0] = np.nan if stream[2] == 1 and stream[0] == 0 else 1.0
+    return start
+
+
+@pytest.mark.parametrize(
+    ("init", "words"), [(raise_for_pair_1, "ValueError: planted"), (nan_for_pair_1, "1 pairs lost")]
+)
+def test_a_task_that_raises_or_gives_nan_costs_its_pair_and_is_reported(
+    init: Callable, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Pair 1 of 3 never counts; the others make a finite theta; every outer step says so."""
+    monkeypatch.setattr(Quadratic, "init", init)
+    text = CONFIG.replace(
+        'family = "mlp"\noptions = { hidden = [6], batch_size = 8 }', 'family = "quadratic"'
+    )
+    train(cfg.loads(text), tmp_path / "run", SerialComm())
+    with store.RunReader(tmp_path / "run" / "run.h5") as run:
+        assert run["pairs_lost"].tolist() == [1] * 6
+        assert np.isnan(run["pair_losses"][:, 1]).all()
+        assert np.isfinite(run["pair_losses"][:, [0, 2]]).all()
+    assert np.isfinite(store.load_checkpoint(tmp_path / "run").arrays["theta"]).all()
+    err = capsys.readouterr().err
+    assert "outer step 0: 1 pairs lost" in err and words in err and "(6 so far)" in err
 
 
 def test_the_meta_loss_falls_with_a_learnable_optimizer() -> None:

@@ -14,8 +14,10 @@ the smallest results that are the argument itself to rounding.
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
+
+from lopt.lanes import inlined
 
 _F = np.float32
 _ONE = _F(1.0)
@@ -35,10 +37,8 @@ _QUARTER_LO = -1.3909067614167116e-08  # the rest of pi/2
 _ROUND64 = 1.5 * 2.0**52
 _FAR = _F(2.0**26)
 
-_inlined = njit(cache=True, forceinline=True, error_model="numpy")
 
-
-@_inlined
+@inlined
 def _exp32(x):
     """e^x = 2^n e^r with |r| <= log(2) / 2.  Error 1.7.
 
@@ -61,7 +61,7 @@ def _exp32(x):
     return y if x == x else x
 
 
-@_inlined
+@inlined
 def _log32(x):
     """log x = e log 2 + log(1 + t) with 1 + t in [sqrt(1/2), sqrt(2)).  Error 1.5.
 
@@ -85,7 +85,7 @@ def _log32(x):
     return y if x >= _F(0.0) else _F(np.nan)
 
 
-@_inlined
+@inlined
 def _tanh32(x):
     """tanh x: a polynomial below 0.55, 1 - 2 / (e^{2|x|} + 1) above.  Error 3.0.  NaN of NaN."""
     a = abs(x)
@@ -101,14 +101,14 @@ def _tanh32(x):
     return high if a >= _F(0.55) else low
 
 
-@_inlined
+@inlined
 def _sigmoid32(x):
     """1 / (1 + e^-x).  Error 2.6.  0 below -87.33, NaN of NaN."""
     y = _ONE / (_ONE + _exp32(-_EXP_LOW if x < _EXP_LOW else -x))
     return _F(0.0) if x < _EXP_LOW else y
 
 
-@_inlined
+@inlined
 def _wave32(x, quarters):
     """sin(x + quarters pi/2).  Error 2.6.  NaN of infinities and NaN.
 

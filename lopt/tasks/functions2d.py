@@ -214,7 +214,7 @@ class Function2D(Task):
     fixed_start: bool = False
 
     core: ClassVar = evaluate_function2d
-    entry: ClassVar = _evaluate_cpu
+    entry = _evaluate_cpu
     batch_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

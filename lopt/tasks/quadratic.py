@@ -239,7 +239,7 @@ class Quadratic(Task):
     seed: int = 0
 
     core: ClassVar = evaluate_quadratic
-    entry: ClassVar = _evaluate_cpu
+    entry = _evaluate_cpu
     batch_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
