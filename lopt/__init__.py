@@ -18,8 +18,7 @@ from lopt.errors import LoptError
 from lopt.layout import Layout
 from lopt.optimizer import optimizer
 from lopt.rollout import Schedule, Trace, rollout
-from lopt.task import task
-from lopt.tasks import sample_task
+from lopt.tasks import sample_task, task
 
 __version__ = "0.1.0"
 

@@ -23,8 +23,7 @@ from lopt.lanes import pin_blas_threads
 from lopt.optimizer import optimizer
 from lopt.rollout import Runner, Schedule
 from lopt.store import RunReader
-from lopt.task import TASKS, task
-from lopt.tasks import parse_task
+from lopt.tasks import task
 
 Figure = dict[str, Any]
 ROLLOUT_TARGETS = {
@@ -101,15 +100,6 @@ def rollout_rate(task_, name: str) -> float:
 def evaluation_seconds(task_) -> float:
     """Seconds of one loss-and-gradient call, from a loop of sgd steps (their update is negligible)."""
     return 1.0 / rollout_rate(task_, "sgd")
-
-
-def time_tasks(names: Sequence[str]) -> str:
-    """Table of milliseconds per training step for task specs, or for the examples of every family."""
-    chosen = [parse_task(n) for n in names] or [t for c in TASKS.values() for t in c.examples()]
-    lines = [f"{'ms per step':>12s}  {'params':>9s}  task"]
-    for t in chosen:
-        lines.append(f"{1e3 * evaluation_seconds(t):12.4f}  {t.layout.size:9d}  {t.name}")
-    return "\n".join(lines)
 
 
 def es() -> list[Figure]:

@@ -127,12 +127,22 @@ def tasks() -> None:
 
 
 @tasks.command(name="list")
+@click.option("--options", is_flag=True, help="Options of every family with their defaults.")
+@click.option("--names", is_flag=True, help="Every name of the task set, one a line.")
+@click.option("--seeds", type=int, default=500, show_default=True, help="Configurations a family.")
 @command
-def tasks_list() -> None:
-    """Names of the task families and their options with defaults."""
-    from lopt.tasks import describe_families
+def tasks_list(options: bool, names: bool, seeds: int) -> None:
+    """The task set: families and how many configurations of each can be built."""
+    from lopt.tasks import catalogue, describe_families
 
-    click.echo(describe_families())
+    if options:
+        click.echo(describe_families())
+    elif names:
+        for entry in catalogue.entries(seeds):
+            if entry.task is not None:
+                click.echo(entry.name)
+    else:
+        click.echo(catalogue.overview(seeds))
 
 
 @tasks.command(name="show")
@@ -147,12 +157,17 @@ def tasks_show(name: str) -> None:
 
 @tasks.command(name="time")
 @click.argument("name", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="The whole task set.")
+@click.option(
+    "--seeds", type=int, default=500, show_default=True, help="With --all: configurations a family."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="HDF5 file to write.")
 @command
-def tasks_time(name: tuple[str, ...]) -> None:
-    """Milliseconds per loss-and-gradient of tasks (default: one of each family)."""
-    from lopt.bench import time_tasks
+def tasks_time(name: tuple[str, ...], everything: bool, seeds: int, out: Path | None) -> None:
+    """Milliseconds per loss and gradient of tasks (default: one of each family)."""
+    from lopt.task_times import time_tasks
 
-    click.echo(time_tasks(name))
+    click.echo(time_tasks(name, everything, seeds, out))
 
 
 @main.command()
@@ -182,6 +197,54 @@ def verify(path: Path) -> None:
     click.echo(result.text)
     if not result.passed:
         sys.exit(1)
+
+
+@main.group()
+def data() -> None:
+    """Data sets of your own."""
+
+
+@data.command(name="import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+@click.option("--format", "format_", default="", help="Guessed from the content if omitted.")
+@click.option(
+    "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the format."
+)
+@click.option("--scale", default="", help="none, column or all: how values get into [0, 1].")
+@click.option("--classes", type=int, default=0, help="Labels must be 0..CLASSES-1.")
+@click.option("--relabel", is_flag=True, help="Number the labels that occur 0, 1, ...")
+@command
+def data_import(
+    source: Path,
+    out: Path,
+    format_: str,
+    options: tuple[str, ...],
+    scale: str,
+    classes: int,
+    relabel: bool,
+) -> None:
+    """Turn .npz, .h5, IDX, CIFAR binary, images, text or CSV into one file of lopt's."""
+    from lopt import data as library
+
+    pairs = [option.partition("=") for option in options]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise UsageError(f"--option {wrong[0]}: expected NAME=VALUE")
+    given = {name: value for name, _, value in pairs}
+    notes = library.import_data(source, out, format_, given, scale, classes, relabel, show=True)
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(library.info(out))
+
+
+@data.command(name="info")
+@click.argument("path", type=click.Path(path_type=Path))
+@command
+def data_info(path: Path) -> None:
+    """Say what an imported file holds, and check all of it."""
+    from lopt.data import info as describe
+
+    click.echo(describe(path))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class TaskSpec(Section, kw_only=True):
 
     family: str
     options: dict[str, Any] = {}
+    augment: dict[str, Any] = {}  # see lopt.augment.Augmentation
     weight: float = 1.0  # relative probability of being drawn by a pair
 
     def __post_init__(self) -> None:

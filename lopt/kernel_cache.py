@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 from numba.core.caching import FunctionCache
 
 PACKAGE = Path(str(importlib.resources.files("lopt")))
@@ -35,6 +35,8 @@ def jit(signature: Any = None, forceinline: bool = False) -> Callable[[Callable]
     """
 
     def decorate(function: Callable) -> Any:
+        if config.DISABLE_JIT:
+            return function
         dispatcher = njit(error_model="numpy", forceinline=forceinline)(function)
         try:
             dispatcher._cache = KernelCache(function)

@@ -122,7 +122,7 @@ class MetaProblem:
     ) -> Window:
         """Inner steps [t0, t0 + steps); the loss is the sum of normalised outer losses per step, divided by K."""
         group = self.group(episode, pair)
-        particle = Particle(state["params"], state["state"], state["status"], t0)
+        particle = Particle(state["params"], state["state"], state["status"], state["memory"], t0)
         runner = self._runners[group]
         _, outer = runner.advance(theta, particle, steps, rng.stream(self.seed, episode, pair))
         normalised = self._scales[group].normalise(outer, self._clip)
@@ -131,4 +131,9 @@ class MetaProblem:
 
 
 def _pack(particle: Particle) -> dict[str, np.ndarray]:
-    return {"params": particle.params, "state": particle.state, "status": particle.status}
+    return {
+        "params": particle.params,
+        "state": particle.state,
+        "status": particle.status,
+        "memory": particle.memory,
+    }

@@ -4,6 +4,7 @@ Every line has its own dash pattern and luminance, so the pictures survive a gre
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -211,8 +212,37 @@ RUN_FIGURES = {
 }
 
 
+def task_times(times: store.TimesReader) -> Figure:
+    """Share of the tasks below a cost: all of them, and one line per family with at least ten."""
+    figure, axes = new_figure(7.6, 4.4)
+    ax = axes[0, 0]
+    counts = Counter(times.families)
+    families = [f for f, n in sorted(counts.items()) if n >= 10]
+    for i, family in enumerate(families):
+        ms = np.sort(times.ms[[f == family for f in times.families]])
+        colour, dash = STYLES[1:][i % (len(STYLES) - 1)]
+        share = 100 * np.arange(1, ms.size + 1) / ms.size
+        ax.step(ms, share, where="post", color=colour, ls=dash, lw=1.0, label=family)
+    ms = np.sort(times.ms)
+    share = 100 * np.arange(1, ms.size + 1) / ms.size
+    ax.step(ms, share, where="post", color="black", lw=2.2, label=f"all {ms.size}")
+    ax.axvline(100, color="#606060", lw=0.8)
+    ax.set(
+        xscale="log",
+        xlabel="ms per training step (loss and gradient, one core)",
+        ylabel="% of tasks",
+        ylim=(0, 101),
+    )
+    ax.set_title(
+        f"{100 * times.share_below(100):.1f} % of the tasks take less than 100 ms",
+        fontsize=FONT + 1,
+    )
+    ax.legend(fontsize=FONT - 2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
 def figures_of(path: Path) -> dict[str, Figure]:
-    """All figures of a run or evaluation file, by name.
+    """All figures of a run, evaluation or timing file, by name.
 
     Raises:
         UsageError: the file is of another kind.  StoreError: unreadable, or no rows yet.
@@ -227,7 +257,9 @@ def figures_of(path: Path) -> dict[str, Figure]:
         results = store.EvalReader(path)
         curves = {f"curves_{i}": loss_curves(results, i) for i in range(len(results.tasks))}
         return {**curves, "final": final_table(results)}
-    raise UsageError(f"{path} is a {kind} file; plots are made of run and eval files")
+    if kind == "times":
+        return {"distribution": task_times(store.TimesReader(path))}
+    raise UsageError(f"{path} is a {kind} file; plots are made of run, eval and times files")
 
 
 def draw_all(path: Path, out: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """Building a registered, named thing from options, with errors that name the nearest valid name."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -30,4 +32,21 @@ def build(
     for key in options:
         if key not in valid:
             raise error(unknown(f"option of {kind} {name!r}:", key, valid))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return cls(**{k: _frozen(v) for k, v in options.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def spec(name: str, options: Mapping[str, Any]) -> str:
+    """`name:key=value,...`, values as TOML has them; strings without special characters go bare."""
+    items = ",".join(f"{k}={_spec_value(v)}" for k, v in options.items())
+    return f"{name}:{items}" if items else name
+
+
+def _spec_value(value: Any) -> str:
+    bare = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w/.]*", value)
+    if bare and value not in ("true", "false", "inf", "nan"):
+        return value
+    return json.dumps(value)

@@ -18,6 +18,7 @@ Kernels (all lanes call them; no barrier; stream uint32[3]; start, purpose, inne
     add_normals(out, scale, start, stream, purpose, inner)  out[j] += scale * normal start + j
     uniforms_into(out, start, stream, purpose, inner)       out[j] = uniform start + j, in [0, 1)
     integers_into(out, lo, hi, stream, purpose, inner)      out[j] = integer number j, in [lo, hi)
+    uniform4(block, stream, purpose, inner)                 uniforms 4 block .. 4 block + 3, a tuple
 A float64 `out` receives the float32 numbers: a float64 reference sees the float32 kernel's noise.
 Host functions `stream`, `normals`, `uniforms`, `integers` check their arguments and return arrays.
 """
@@ -38,6 +39,12 @@ HORIZON = 5  # length of an episode, offset of its first truncation
 DATA = 6  # permutation of a data set, synthetic data sets
 BATCH = 16  # rows of a mini-batch; add the split (0..3)
 NOISE = 32  # noise inside a loss; add the split (0..3)
+LATENT = 48  # latent variables of a generative model; add the split (0..3)
+INPUT_NOISE = 52  # noise on a task's inputs; add the split (0..3)
+AUGMENT = 56  # random changes of a batch's images; add the split (0..3)
+SCALES = 60  # scales of a reparameterised task
+GRADIENT_NOISE = 61  # noise added to a gradient
+GRADIENT_MASK = 62  # coordinates of a gradient that are set to 0
 
 MAX_INDEX = 2**34  # four numbers for each value of the first counter word
 
@@ -168,6 +175,13 @@ def _scaled(word, span):
 def _pick(v, k):
     """v[k] of a 4-tuple; a chain of selects, since a tuple has no address to index."""
     return v[0] if k == 0 else v[1] if k == 1 else v[2] if k == 2 else v[3]
+
+
+@inlined
+def uniform4(block, stream, purpose, inner):
+    """Uniforms number 4 block .. 4 block + 3 of the address, float32: a few per example need no array."""
+    w0, w1, w2, w3 = _words(block, _address(stream, purpose, inner))
+    return _uniform(w0), _uniform(w1), _uniform(w2), _uniform(w3)
 
 
 @inlined

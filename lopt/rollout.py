@@ -14,6 +14,13 @@ import numpy as np
 from numba import types
 
 from lopt import rng
+from lopt.augment import (
+    AUGMENT_DATA_TYPE,
+    NOTHING,
+    evaluate_augmented,
+    memory_size,
+)
+from lopt.augment import work_size as augment_work_size
 from lopt.errors import DeviceError, UsageError, unknown
 from lopt.lanes import entry_point, kernel, lane, lanes, pin_blas_threads, sync
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
@@ -33,6 +40,7 @@ class Buffers(NamedTuple):
     rows: np.ndarray  # (B,) int64
     task_work: np.ndarray  # float32
     opt_work: np.ndarray  # float32
+    augment_work: np.ndarray  # float32
 
 
 @kernel
@@ -57,16 +65,19 @@ def zero_nonfinite(x):
 
 
 @kernel
-def split_loss(evaluate, params, task_data, splits, stream, split, first, count, ceiling, buffers):
+def split_loss(
+    evaluate, params, task_data, augment, splits, stream, split, first, count, ceiling, buffers
+):
     """Mean loss over `count` batches of a split, addresses first, first + 1, ...; the ceiling if not finite."""
     total = 0.0
     for j in range(first, first + count):
         rng.integers_into(
             buffers.rows, splits[2 * split], splits[2 * split + 1], stream, rng.BATCH + split, j
         )
-        loss = evaluate(
-            params, buffers.grad, task_data, buffers.rows, stream, split, j, buffers.task_work, 0
-        )
+        loss = evaluate_augmented(
+            evaluate, params, buffers.grad, task_data, buffers.rows, stream, split, j,
+            buffers.task_work, 0, augment, buffers.grad, buffers.augment_work,
+        )  # fmt: skip
         if not (loss <= ceiling):
             loss = ceiling
         total += loss
@@ -80,8 +91,10 @@ def inner_training(
     theta,
     params,
     state,
+    memory,
     task_data,
     opt_data,
+    augment,
     plan,
     stream,
     splits,
@@ -94,6 +107,7 @@ def inner_training(
     """Advance one particle from inner step t0 by n steps.
 
     Shapes
+        memory      float32 (memory_size,) UPDATED: what the augmentation keeps between steps
         plan        int64 (t0, n, valid_every, outer_every, outer_batches); valid_every 0: no validation calls
         splits      int64 (8,), the four row ranges
         train_loss  (n,) float64 OVERWRITTEN: loss at the parameters before step t
@@ -106,23 +120,26 @@ def inner_training(
         alive = status[FLAG] != DIVERGED
         if alive and valid_every > 0 and t % valid_every == 0:
             valid = split_loss(
-                evaluate, params, task_data, splits, stream, INNER_VALID, t, 1, ceiling, buffers
+                evaluate,
+                params,
+                task_data,
+                augment,
+                splits,
+                stream,
+                INNER_VALID,
+                t,
+                1,
+                ceiling,
+                buffers,
             )
             step(theta, params, buffers.grad, state, valid, 1, opt_data, buffers.opt_work)
         loss = ceiling
         if alive:
             rng.integers_into(buffers.rows, splits[0], splits[1], stream, rng.BATCH + TRAIN, t)
-            loss = evaluate(
-                params,
-                buffers.grad,
-                task_data,
-                buffers.rows,
-                stream,
-                TRAIN,
-                t,
-                buffers.task_work,
-                1,
-            )
+            loss = evaluate_augmented(
+                evaluate, params, buffers.grad, task_data, buffers.rows, stream, TRAIN, t,
+                buffers.task_work, 1, augment, memory, buffers.augment_work,
+            )  # fmt: skip
             alive = math.isfinite(loss) and count_nonfinite(buffers.grad) == 0
             clipped = not (loss <= ceiling)
             if clipped:
@@ -148,52 +165,44 @@ def inner_training(
             outer = ceiling
             if alive:
                 outer = split_loss(
-                    evaluate,
-                    params,
-                    task_data,
-                    splits,
-                    stream,
-                    OUTER_VALID,
-                    t * outer_batches,
-                    outer_batches,
-                    ceiling,
-                    buffers,
-                )
+                    evaluate, params, task_data, augment, splits, stream, OUTER_VALID,
+                    t * outer_batches, outer_batches, ceiling, buffers,
+                )  # fmt: skip
             if lane() == 0:
                 outer_loss[(t + 1) // outer_every - 1 - first_outer] = outer
     sync()
 
 
 _F32, _F64, _I64 = types.float32[::1], types.float64[::1], types.int64[::1]
-_BUFFERS = types.NamedTuple([_F32, _I64, _F32, _F32], Buffers)
+_BUFFERS = types.NamedTuple([_F32, _I64, _F32, _F32, _F32], Buffers)
 _EVALUATE, _STEP = types.FunctionType(EVALUATE_SIG), types.FunctionType(STEP_SIG)
 _TRAINING_SIG = types.void(
-    _EVALUATE, _STEP, _F32, _F32, _F32, TASK_DATA_TYPE, OPT_DATA_TYPE, _I64, types.uint32[::1],
-    _I64, types.float64, _F64, _F64, _I64, _BUFFERS,
+    _EVALUATE, _STEP, _F32, _F32, _F32, _F32, TASK_DATA_TYPE, OPT_DATA_TYPE, AUGMENT_DATA_TYPE, _I64,
+    types.uint32[::1], _I64, types.float64, _F64, _F64, _I64, _BUFFERS,
 )  # fmt: skip
 _SPLIT_LOSS_SIG = types.float64(
-    _EVALUATE, _F32, TASK_DATA_TYPE, _I64, types.uint32[::1], types.int64, types.int64, types.int64,
-    types.float64, _BUFFERS,
+    _EVALUATE, _F32, TASK_DATA_TYPE, AUGMENT_DATA_TYPE, _I64, types.uint32[::1], types.int64, types.int64,
+    types.int64, types.float64, _BUFFERS,
 )  # fmt: skip
 
 
 @entry_point(_TRAINING_SIG)
 def _inner_training_cpu(
-    evaluate, step, theta, params, state, task_data, opt_data, plan, stream, splits, ceiling,
-    train_loss, outer_loss, status, buffers,
+    evaluate, step, theta, params, state, memory, task_data, opt_data, augment, plan, stream, splits,
+    ceiling, train_loss, outer_loss, status, buffers,
 ):  # fmt: skip
     inner_training(
-        evaluate, step, theta, params, state, task_data, opt_data, plan, stream, splits, ceiling,
-        train_loss, outer_loss, status, buffers,
+        evaluate, step, theta, params, state, memory, task_data, opt_data, augment, plan, stream, splits,
+        ceiling, train_loss, outer_loss, status, buffers,
     )  # fmt: skip
 
 
 @entry_point(_SPLIT_LOSS_SIG)
 def _split_loss_cpu(
-    evaluate, params, task_data, splits, stream, split, first, count, ceiling, buffers
+    evaluate, params, task_data, augment, splits, stream, split, first, count, ceiling, buffers
 ):
     return split_loss(
-        evaluate, params, task_data, splits, stream, split, first, count, ceiling, buffers
+        evaluate, params, task_data, augment, splits, stream, split, first, count, ceiling, buffers
     )
 
 
@@ -224,11 +233,18 @@ class Particle:
     params: np.ndarray  # (N,) float32
     state: np.ndarray  # (S,) float32
     status: np.ndarray  # (3,) int64, see FLAG, FLAG_STEP, EVALUATIONS
+    memory: np.ndarray  # float32, what the task's augmentation keeps between steps
     t: int = 0  # inner steps done
 
     def copy(self) -> "Particle":
         """An independent copy."""
-        return Particle(self.params.copy(), self.state.copy(), self.status.copy(), self.t)
+        return dataclasses.replace(
+            self,
+            params=self.params.copy(),
+            state=self.state.copy(),
+            status=self.status.copy(),
+            memory=self.memory.copy(),
+        )
 
     @property
     def diverged(self) -> bool:
@@ -244,18 +260,21 @@ class Runner:
         pin_blas_threads()
         self.task, self.opt, self.schedule = task, opt, schedule
         self._opt_data = opt.opt_data(task.layout)
+        self._augment = getattr(task, "augment_data", NOTHING)
         self._splits = np.array(task.splits, np.int64).reshape(-1)
         self._buffers = Buffers(
             np.zeros(task.layout.size, np.float32),
             np.zeros(task.batch_size, np.int64),
             np.zeros(task.work_size(task.batch_size), np.float32),
             np.zeros(opt.work_size(task.layout), np.float32),
+            np.zeros(augment_work_size(self._augment, task.layout.size), np.float32),
         )
 
     def start(self, theta: np.ndarray, stream: np.ndarray) -> Particle:
         """A particle at the task's initial parameters."""
         state = self.opt.init_state(theta, self.task.layout)
-        return Particle(self.task.init(stream), state, np.zeros(3, np.int64))
+        memory = np.zeros(memory_size(self._augment, self.task.layout.size), np.float32)
+        return Particle(self.task.init(stream), state, np.zeros(3, np.int64), memory)
 
     def advance(
         self, theta: np.ndarray, particle: Particle, steps: int, stream: np.ndarray
@@ -267,9 +286,9 @@ class Runner:
         valid_every = s.valid_every if self.opt.uses_valid_loss else 0
         plan = np.array([particle.t, steps, valid_every, s.outer_every, s.outer_batches], np.int64)
         _inner_training_cpu.compiled(
-            self.task.entry, self.opt.entry, theta, particle.params, particle.state, self.task.arrays,
-            self._opt_data, plan, stream, self._splits, s.ceiling, train, outer, particle.status,
-            self._buffers,
+            self.task.entry, self.opt.entry, theta, particle.params, particle.state, particle.memory,
+            self.task.arrays, self._opt_data, self._augment, plan, stream, self._splits, s.ceiling,
+            train, outer, particle.status, self._buffers,
         )  # fmt: skip
         particle.t += steps
         return train, outer
@@ -279,8 +298,8 @@ class Runner:
     ) -> float:
         """Mean loss of (N,) parameters over some batches of a split."""
         return _split_loss_cpu.compiled(
-            self.task.entry, params, self.task.arrays, self._splits, stream, split, first, batches,
-            self.schedule.ceiling, self._buffers,
+            self.task.entry, params, self.task.arrays, self._augment, self._splits, stream, split, first,
+            batches, self.schedule.ceiling, self._buffers,
         )  # fmt: skip
 
 

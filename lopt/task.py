@@ -16,7 +16,7 @@ from numba import types
 
 from lopt.errors import TaskError
 from lopt.layout import Layout
-from lopt.registry import build
+from lopt.registry import build, spec
 
 SPLITS = ("train", "inner_valid", "outer_valid", "test")
 TRAIN, INNER_VALID, OUTER_VALID, TEST = range(4)
@@ -65,6 +65,8 @@ class Task(abc.ABC):
     core: ClassVar[Callable[..., float]]
     entry: ClassVar[Callable[..., float]]
     lowest_loss: ClassVar[float] = 0.0
+    noisy_gradient: ClassVar[bool] = False  # gradient random at a fixed loss; its mean: gradient_gain * derivative
+    gradient_gain: ClassVar[float] = 1.0
 
     batch_size: int
 
@@ -80,7 +82,10 @@ class Task(abc.ABC):
 
     @functools.cached_property
     def splits(self) -> tuple[tuple[int, int], ...]:
-        """Four disjoint row ranges [lo, hi) in the order of SPLITS; ((0, 1),) * 4 for tasks without data."""
+        """Four disjoint row ranges [lo, hi) in the order of SPLITS; ((0, 1),) * 4 for tasks without data.
+
+        Four times the same range where the data are not a sample but the objective itself (losg).
+        """
         return ((0, 1),) * 4
 
     @abc.abstractmethod
@@ -108,14 +113,13 @@ class Task(abc.ABC):
 
     @property
     def name(self) -> str:
-        """A readable name with the options that differ from the defaults."""
-        parts = []
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if value != f.default:
-                text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                parts.append(f"{f.name}={text}")
-        return f"{self.family}({', '.join(parts)})" if parts else self.family
+        """Its spec with the options that differ from the defaults; `lopt.tasks.parse_task` rebuilds the task from it."""
+        options = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        return spec(self.family, options)
 
 
 TASKS: dict[str, type[Task]] = {}

@@ -27,7 +27,8 @@ from lopt.meta import MetaProblem
 from lopt.optimizer import Optimizer, optimizer
 from lopt.progress import Progress
 from lopt.rollout import Schedule
-from lopt.task import Task, task
+from lopt.task import Task
+from lopt.tasks import task
 
 PHASES = ("rollout", "exchange", "rebuild", "outer", "files")
 
@@ -71,7 +72,7 @@ def build(config: cfg.Config) -> tuple[list[Task], list[float], Optimizer]:
     Raises:
         UsageError: an unknown name or a refused option.
     """
-    tasks = [task(spec.family, **spec.options) for spec in config.tasks]
+    tasks = [task(spec.family, spec.augment, **spec.options) for spec in config.tasks]
     weights = [spec.weight for spec in config.tasks]
     return tasks, weights, optimizer(config.optimizer.name, **config.optimizer.options)
 

@@ -316,7 +316,8 @@ def test_a_config_rebuilds_the_task_through_json(t: Task) -> None:
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("quadratic", {"dims": 0}, "dims must be at least 1, got 0"),
+        ("quadratic", {"dims": 0}, "dims = 0, valid: at least 1; nearest: 1"),
+        ("quadratic", {"seed": -1}, "seed = -1, .*nearest: 0"),
         ("quadratic", {"condition": 0.5}, "at least 1, got 0.5"),
         ("quadratic", {"scale": 0.0}, "scale must be positive"),
         ("quadratic", {"noise": -1.0}, "noise must be"),

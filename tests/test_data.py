@@ -43,8 +43,9 @@ def test_splits_are_balanced(dataset):
     for lo, hi in dataset.splits:
         n = hi - lo
         counts = np.bincount(dataset.y[lo:hi], minlength=dataset.n_classes)
-        # 4 standard deviations of a random draw; fixed permutation, so this cannot flicker
-        assert np.all(np.abs(counts - n * overall) < 4 * np.sqrt(n * overall))
+        # 4 standard deviations of a random draw; fixed permutation, so this cannot flicker.  The
+        # count of a class with fewer than 3 rows in a split is too skewed: it is given those of 3.
+        assert np.all(np.abs(counts - n * overall) < 4 * np.sqrt(np.maximum(n * overall, 3)))
 
 
 def test_views_are_read_only_and_share_memory(dataset):

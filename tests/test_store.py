@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 LAYOUT = Layout((("rate", ()), ("matrix", (2, 3))))
 PHASES = ("rollout", "exchange", "rebuild", "outer", "files")
 AXES = {"block": 2, "phase": len(PHASES), "pair": 3, "member": 2}
-KINDS = ("run", "checkpoint", "weights", "eval")
+KINDS = ("run", "checkpoint", "weights", "eval", "times")
 CONFIG = "[es]\nsigma = 0.01  # \u03c3\n" * 300  # longer than HDF5 keeps inside an object header
 
 
@@ -96,6 +96,15 @@ def make(kind: str, folder: Path) -> Path:
     elif kind == "weights":
         opt = optimizer("adam", learning_rate=0.01)
         store.save_weights(path, opt, opt.init_theta(), {"tasks": ["mlp"]})
+    elif kind == "times":
+        store.save_times(
+            path,
+            ["mlp_seed0", "t\u00fcr"],
+            ["mlp", "x"],
+            [3, 40],
+            [0.5, 200.0],
+            {"sgemm_gflops": 90.0},
+        )
     else:
         store.save_eval(path, results(), ROWS, {"steps": 15})
     return path
@@ -114,7 +123,7 @@ def content(kind: str, path: Path) -> dict[str, Any]:
     if kind == "weights":
         w = store.load_weights(path)
         return {k: getattr(w, k) for k in ("architecture", "options", "layout", "theta")}
-    found = store.EvalReader(path)
+    found = store.TimesReader(path) if kind == "times" else store.EvalReader(path)
     return {k: v for k, v in vars(found).items() if k != "path"}
 
 
@@ -698,6 +707,7 @@ def test_damage_anywhere_is_refused_or_harmless(kind: str, tmp_path: Path) -> No
         ("run", ["running, 12 complete rows", "mlp, t\u00fcr", "7 values in 2 blocks", "2 ranks"]),
         ("checkpoint", ["outer_step", "es/noise", "float64 (2, 3)", "6, "]),
         ("weights", ["adam", "learning_rate=0.01", "tasks"]),
+        ("times", ["2 tasks of 2 families", "median 100 ms a step, 50.0 % below 100 ms"]),
         ("eval", ["4 seeds, 15 inner steps", "adam lr=0.1", "0.25 +- 0.01, 3 clipped or diverged"]),
     ],
 )

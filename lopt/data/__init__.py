@@ -13,17 +13,33 @@ from lopt.data.datasets import (
     load_text,
     split_ranges,
 )
+from lopt.data.generators import digits1d, digits28, markov, teacher_net, textures
+from lopt.data.importing import import_data
+from lopt.data.user_file import UserDataset, UserFile, UserText, load_file, load_text_file
+from lopt.data.user_info import info
 
 __all__ = [
     "DATASETS",
     "TEXTS",
     "Dataset",
     "Text",
+    "UserDataset",
+    "UserFile",
+    "UserText",
     "blobs",
     "digits",
+    "digits1d",
+    "digits28",
     "from_arrays",
+    "import_data",
+    "info",
     "kjv",
     "load",
+    "load_file",
     "load_text",
+    "load_text_file",
+    "markov",
     "split_ranges",
+    "teacher_net",
+    "textures",
 ]

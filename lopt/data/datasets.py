@@ -65,17 +65,19 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A text as byte tokens, in reading order.
+    """A text as tokens (bytes, unless it has another vocabulary), in reading order.
 
     Attributes:
         name: as `load_text` knows it.
-        ints: (n,) int32 tokens, 0 <= token < 256.  For kernels, which only read it.
+        ints: (n,) int32 tokens, 0 <= token < vocabulary.  For kernels, which only read it.
         splits: four disjoint ranges [lo, hi) of contiguous text, in the order of `Dataset.splits`.
+        vocabulary: number of different tokens there can be.
     """
 
     name: str
     ints: np.ndarray
     splits: Ranges
+    vocabulary: int = 256
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
@@ -168,6 +170,7 @@ def kjv() -> Text:
     return Text("kjv", tokens, split_ranges(tokens.size))
 
 
+# `lopt.data.generators` adds its own.
 DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits, "blobs": blobs}
 TEXTS: dict[str, Callable[[], Text]] = {"kjv": kjv}
 
@@ -175,9 +178,18 @@ TEXTS: dict[str, Callable[[], Text]] = {"kjv": kjv}
 def load(name: str) -> Dataset:
     """The data set of that name; the same object on every call in a process.
 
+    A name that ends in .h5 or contains a path separator is a file of the user's, see `load_file`;
+    `lopt.data.optional` has sets that must be installed first.
+
     Raises:
         DataError: unknown name; names the nearest one and lists all.
     """
+    from lopt.data import optional, user_file
+
+    if user_file.is_path(name):
+        return user_file.load_file(name)
+    if name in optional.DATASETS:
+        return optional.DATASETS[name]()
     if name not in DATASETS:
         raise DataError(unknown("data set", name, DATASETS))
     return DATASETS[name]()
@@ -186,9 +198,17 @@ def load(name: str) -> Dataset:
 def load_text(name: str) -> Text:
     """The text of that name; the same object on every call in a process.
 
+    Files of the user's and optional sets: as for `load`.
+
     Raises:
         DataError: unknown name; names the nearest one and lists all.
     """
+    from lopt.data import optional, user_file
+
+    if user_file.is_path(name):
+        return user_file.load_text_file(name)
+    if name in optional.TEXTS:
+        return optional.TEXTS[name]()
     if name not in TEXTS:
         raise DataError(unknown("text", name, TEXTS))
     return TEXTS[name]()

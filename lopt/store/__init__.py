@@ -7,6 +7,7 @@ from lopt.store.info import info
 from lopt.store.provenance import provenance
 from lopt.store.run_file import COLUMNS, RunReader, RunWriter
 from lopt.store.schema import SCHEMA, VERSION, schema_markdown
+from lopt.store.times_file import TimesReader, save_times
 from lopt.store.weights import Weights, load_weights, read_weights, save_weights, shipped
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EvalRow",
     "RunReader",
     "RunWriter",
+    "TimesReader",
     "Weights",
     "info",
     "kind_of",
@@ -29,6 +31,7 @@ __all__ = [
     "refuse_existing",
     "save_checkpoint",
     "save_eval",
+    "save_times",
     "save_weights",
     "schema_markdown",
     "shipped",

@@ -10,6 +10,7 @@ from lopt.store import container
 from lopt.store.checkpoint import read_checkpoint
 from lopt.store.eval_file import EvalReader
 from lopt.store.run_file import RunReader
+from lopt.store.times_file import TimesReader
 from lopt.store.weights import read_weights
 
 
@@ -72,11 +73,20 @@ def _eval(path: Path) -> list[str]:
     return lines
 
 
+def _times(path: Path) -> list[str]:
+    t = TimesReader(path)
+    middle = (
+        f"median {np.median(t.ms):.3g} ms a step, {100 * t.share_below(100):.1f} % below 100 ms"
+    )
+    return [f"{len(t.tasks)} tasks of {len(set(t.families))} families, {middle}"]
+
+
 _DESCRIBE: dict[str, Callable[[Path], list[str]]] = {
     "run": _run,
     "checkpoint": _checkpoint,
     "weights": _weights,
     "eval": _eval,
+    "times": _times,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from lopt.errors import StoreError
 
 VERSION = 1  # raise it when a reader of the older version could misread a file; state `since` below
-KINDS = ("run", "checkpoint", "weights", "eval")
+KINDS = ("run", "checkpoint", "weights", "eval", "times")
 
 
 class Field(NamedTuple):
@@ -153,6 +153,13 @@ SCHEMA = (
     Field("eval", "/table/se", "f8", ("row",), "loss",
           "standard error over seeds; NaN with one seed"),
     Field("eval", "/table/n_bad", "i8", ("row",), "runs", "runs of it whose status is not 0"),
+    # times: cost of one training step of tasks on one core
+    Field("times", "@provenance", "json", (), "-",
+          "command, versions, date, sgemm_gflops: the 2048^3 matrix product of the same process"),
+    Field("times", "/task", "text", ("task",), "-", "names of the tasks"),
+    Field("times", "/family", "text", ("task",), "-", "their families"),
+    Field("times", "/params", "i8", ("task",), "parameters", "number of inner parameters"),
+    Field("times", "/ms", "f8", ("task",), "ms", "loss and gradient of one mini-batch"),
 )  # fmt: skip
 
 
@@ -266,6 +273,7 @@ def schema_markdown() -> str:
         "checkpoint": "Checkpoint, `checkpoint.h5` and `checkpoint.prev.h5`",
         "weights": "Weights, `weights.h5`",
         "eval": "Evaluation, written by `lopt eval`",
+        "times": "Task timings, written by `lopt tasks time`",
     }
     lines = [_PREAMBLE.format(version=VERSION)]
     for kind in KINDS:
@@ -303,4 +311,6 @@ the rest, checked before anything is read.""",
 Sealed like a checkpoint. Refused if the blocks do not fit the architecture or a value is not finite.""",
     "eval": """\
 Sealed like a checkpoint. Traces are raw: statistics are computed when they are read, but for the final-loss table.""",
+    "times": """\
+Sealed like a checkpoint.""",
 }  # fmt: skip

@@ -28,6 +28,7 @@ from lopt.lanes import (
 )
 from lopt.layout import Layout
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.tasks.checks import check_integer
 
 LAWS = ("normal", "uniform", "linspace_eigen", "logspace_eigen")
 NONE, NORMAL, UNIFORM, EIGEN = range(4)  # noise codes in TaskData.sizes
@@ -243,8 +244,8 @@ class Quadratic(Task):
     batch_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.dims < 1:
-            raise TaskError(f"dims must be at least 1, got {self.dims}")
+        check_integer("dims", self.dims, 1)
+        check_integer("seed", self.seed, 0, 2**32 - 1)
         if not 1.0 <= self.condition < math.inf:
             raise TaskError(f"condition must be finite and at least 1, got {self.condition}")
         if not 0.0 < self.scale < math.inf:
@@ -308,7 +309,7 @@ class Quadratic(Task):
         if kind == "uniform":
             return low + (high - low) * u
         q, r = np.linalg.qr(2.0 * u - 1.0)
-        q *= np.sign(np.diag(r))
+        q *= np.where(np.diag(r) < 0.0, -1.0, 1.0)
         return (q * spectrum_of(law, n)) @ q.T
 
     def work_size(self, batch: int) -> int:

@@ -1,0 +1,64 @@
+"""Meta-train the example from several seeds and say whether the meta-loss fell below the starts of all.
+
+python experiments/01_digits/run.py --out runs/01_digits [--seeds 3] [--minutes 3] [--ranks 2]
+"""
+
+import argparse
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from lopt.bench import mpirun
+from lopt.store import RunReader
+
+HERE = Path(__file__).parent
+EDGE = 5  # outer steps averaged at the start; at the end, ten times as many
+
+
+def main() -> int:
+    """Runs, then a table; the exit code says whether expected.toml was met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--ranks", type=int, default=2)
+    args = parser.parse_args()
+    paths = [args.out / f"seed{s}" for s in range(args.seeds)]
+    for seed, path in enumerate(paths):
+        if not path.exists():
+            train(path, seed, args.minutes, args.ranks)
+    return report(paths)
+
+
+def train(out: Path, seed: int, minutes: float, ranks: int) -> None:
+    """One meta-training run."""
+    command = [mpirun(), "-n", str(ranks), sys.executable, "-m", "lopt", "train"]
+    command += ["--config", str(HERE / "config.toml"), "--out", str(out)]
+    command += ["--set", f"train.seed={seed}", "--set", f"train.minutes={minutes}"]
+    subprocess.run(command, check=True)
+
+
+def report(paths: list[Path]) -> int:
+    """Print first and last meta-losses of the runs, their spread, and the verdict."""
+    first, last = [], []
+    for path in paths:
+        with RunReader(path / "run.h5") as run:
+            loss = run["meta_loss"]
+        first.append(loss[:EDGE].mean())
+        last.append(loss[-10 * EDGE :].mean())
+        print(f"{path}: {loss.size} outer steps, meta-loss {first[-1]:.3f} -> {last[-1]:.3f}")
+    ratio = min(first) / max(last)
+    for name, values in (("start", first), ("end", last)):
+        print(f"{name}: mean {np.mean(values):.3f}, {min(values):.3f} to {max(values):.3f}")
+    print(f"the lowest start is {ratio:.1f} times the highest end ({len(paths)} seeds)")
+    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    met = max(last) <= expected["end_at_most"] and ratio >= expected["start_over_end"]
+    print("as expected" if met else f"NOT as expected: {expected}")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

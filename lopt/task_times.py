@@ -1,0 +1,88 @@
+"""What one training step of every task costs on one core of this machine."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lopt import rng, store
+from lopt.bench import sgemm_rate
+from lopt.lanes import pin_blas_threads
+from lopt.progress import Progress
+from lopt.task import TASKS, TRAIN, Task
+from lopt.tasks import parse_task
+from lopt.tasks.catalogue import SEEDS, entries
+
+REPEATS = 5
+ENOUGH_S = 1.0  # stop repeating a task after so many seconds
+
+
+def step_ms(task: Task) -> float:
+    """Milliseconds of one loss and gradient on a training batch: the lower quartile of some calls after the first."""
+    pin_blas_threads()
+    stream = rng.stream(0)
+    params, rows = task.init(stream), np.empty(task.batch_size, np.int64)
+    grad = np.empty_like(params)
+    work = np.zeros(task.work_size(rows.size), np.float32)
+    times: list[float] = []
+    for step in range(REPEATS + 1):
+        rows[:] = rng.integers(rows.size, *task.splits[TRAIN], stream, rng.BATCH + TRAIN, step)
+        begin = time.perf_counter()
+        task.entry(params, grad, task.arrays, rows, stream, TRAIN, step, work, 1)
+        times.append(time.perf_counter() - begin)
+        if sum(times) > ENOUGH_S and step > 0:
+            break
+    return 1e3 * float(np.quantile(times[1:], 0.25))
+
+
+def chosen(
+    names: Iterable[str], everything: bool, seeds: int = SEEDS
+) -> tuple[list[tuple[str, str]], int]:
+    """(name, family) of the tasks asked for, and how many configurations of the task set cannot be built.
+
+    Without names: one of each family, or the whole task set.
+    """
+    if everything:
+        found = list(entries(seeds))
+        return [(e.name, e.family) for e in found if e.task is not None], sum(
+            e.task is None for e in found
+        )
+    specs = list(names) or [t.name for cls in TASKS.values() for t in cls.examples()[:1]]
+    return [(s, parse_task(s).family) for s in specs], 0
+
+
+def time_tasks(names: Iterable[str], everything: bool, seeds: int, out: Path | None) -> str:
+    """Time tasks, write a timing file if `out` is given; returns a summary (all lines if there are few)."""
+    if out is not None:
+        store.refuse_existing(out)
+    tasks, refused = chosen(names, everything, seeds)
+    ms, params = [], []
+    with Progress(len(tasks), "task", True) as progress:
+        for i, (name, _) in enumerate(tasks):
+            built = parse_task(name)
+            ms.append(step_ms(built))
+            params.append(built.layout.size)
+            progress.update(i + 1, name)
+    if out is not None:
+        origin = {**store.provenance(0, 1, "cpu"), "sgemm_gflops": sgemm_rate(), "refused": refused}
+        store.save_times(out, [n for n, _ in tasks], [f for _, f in tasks], params, ms, origin)
+    return summary(tasks, params, np.array(ms), refused)
+
+
+def summary(tasks: list[tuple[str, str]], params: list[int], ms: np.ndarray, refused: int) -> str:
+    """Per task if there are at most 40, else per family."""
+    if len(tasks) <= 40:
+        lines = [f"{'ms per step':>12s}  {'params':>9s}  task"]
+        lines += [f"{m:12.4f}  {p:9d}  {n}" for m, p, (n, _) in zip(ms, params, tasks, strict=True)]
+        return "\n".join(lines)
+    lines = [f"{'tasks':>6s} {'median ms':>10s} {'largest':>9s} {'< 100 ms':>9s}  family"]
+    families = np.array([f for _, f in tasks])
+    for family in [*sorted(set(families)), "all"]:
+        part = ms if family == "all" else ms[families == family]
+        share = 100 * (part < 100).mean()
+        lines.append(
+            f"{part.size:6d} {np.median(part):10.4f} {part.max():9.1f} {share:8.1f}%  {family}"
+        )
+    lines.append(f"{refused} configurations cannot be built and were left out")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""The task set: every sampled configuration and every fixed task, by name.
+
+A name is enough to rebuild its task (`lopt.task(name)`), on any machine.  Configurations that cannot be built (a 3x3
+window on a 2x2 map, a model beyond the memory limit) are part of the published distribution: they are skipped, and
+counted with the reason.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lopt.errors import TaskError
+from lopt.task import TASKS, Task
+from lopt.tasks.names import task
+
+SEEDS = 500  # sampled configurations per family
+
+
+class Entry(NamedTuple):
+    """A name of the task set, and its task or the reason why there is none."""
+
+    name: str
+    family: str
+    task: Task | None
+    refused: str
+
+
+def sampled_families() -> list[str]:
+    """Families with a published sampler, in alphabetical order."""
+    return sorted(name for name, cls in TASKS.items() if hasattr(cls, "sample"))
+
+
+def sampled(family: str, seeds: int = SEEDS) -> Iterator[Entry]:
+    """The configurations `FAMILY_seed0` ... of one family."""
+    for seed in range(seeds):
+        name = f"{family}_seed{seed}"
+        try:
+            yield Entry(name, family, task(name), "")
+        except TaskError as error:
+            yield Entry(name, family, None, str(error))
+
+
+def entries(seeds: int = SEEDS) -> Iterator[Entry]:
+    """The whole task set."""
+    for family in sampled_families():
+        yield from sampled(family, seeds)
+
+
+def overview(seeds: int = SEEDS) -> str:
+    """A table: family, configurations that can be built, parameters from smallest to largest, first line of the text."""
+    lines = [f"{'family':30s} {'sampled':>7s} {'refused':>7s}  parameters"]
+    built_all = 0
+    for family, cls in sorted(TASKS.items()):
+        title = (cls.__doc__ or "").strip().splitlines()[0]
+        if not hasattr(cls, "sample"):
+            lines.append(f"{family:30s} {'-':>7s} {'-':>7s}  {'':21s}  {title}")
+            continue
+        found = list(sampled(family, seeds))
+        built = [e.task.layout.size for e in found if e.task is not None]
+        built_all += len(built)
+        sizes = f"{min(built):,} to {max(built):,}" if built else ""
+        lines.append(
+            f"{family:30s} {len(built):7d} {len(found) - len(built):7d}  {sizes:21s}  {title}"
+        )
+    lines.append(
+        f"{built_all} sampled configurations, named FAMILY_seed0 to FAMILY_seed{seeds - 1}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,246 @@
+"""What the two convolutional families of TaskSet share: the options of the convolutions.
+
+Source: task set specification 3.4 and 3.5; the kernel is in `lopt.tasks.conv_core`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from lopt.errors import TaskError, unknown
+from lopt.layout import Layout
+from lopt.ops.activations import ACTIVATIONS, activate_reference
+from lopt.ops.conv import PADDINGS, conv_bwd_reference, conv_reference, conv_scratch, conv_size
+from lopt.ops.losses import cross_entropy_reference
+from lopt.ops.mlp_stack import (
+    stack_bwd_reference,
+    stack_fwd_reference,
+    stack_scratch,
+    stack_tensors,
+    stack_units,
+)
+from lopt.ops.pool import pool_reference
+from lopt.task import TaskData
+from lopt.tasks import samplers
+from lopt.tasks.checks import check_flag, check_integer, check_widths
+from lopt.tasks.conv_core import HEADS, SIDE, conv_entry, conv_evaluate
+from lopt.tasks.images import ImageTask, image_options
+from lopt.tasks.initialisers import check_initialiser, draw
+
+STRIDE_PATTERNS = {"all_two": (2, 2), "one_two": (1, 2), "two_one": (2, 1)}
+
+
+def map_sizes(
+    height: int, width: int, strides: Sequence[int], padding: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Heights and widths of the maps from the image on.
+
+    Raises:
+        TaskError: a "valid" layer meets a map smaller than its kernel; names the layer.
+    """
+    sizes = [(height, width)]
+    for k, (stride, pad) in enumerate(zip(strides, padding, strict=True)):
+        height, width = (conv_size(n, SIDE, stride, pad) for n in sizes[-1])
+        if min(height, width) < 1:
+            raise TaskError(
+                f"padding[{k}] = 'valid' cannot be: a {SIDE}x{SIDE} kernel does not fit into the layer's "
+                f"{sizes[-1][0]}x{sizes[-1][1]} map; nearest valid: 'same'"
+            )
+        sizes.append((height, width))
+    return sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvTask(ImageTask):
+    """Softmax classification by 3 x 3 convolutions and an MLP head; options of the convolutions.
+
+    channels     channels of each convolution; at least one
+    strides      of each convolution, one to three
+    padding      of each convolution, "same" or "valid"
+    use_bias     biases of the convolutions; the head always has them
+    activation   one of TaskSet's nine, or "linear"; after every convolution and within the head
+    initialiser  law of the weights, see `lopt.tasks.initialisers.draw`; biases start at 0
+    init_scale   scale s of the laws that take one
+    Further options as in `lopt.tasks.images.ImageTask`.
+
+    Raises:
+        TaskError: an option is out of range, or a "valid" layer meets a map smaller than its kernel.
+    """
+
+    channels: tuple[int, ...] = (8, 16)
+    strides: tuple[int, ...] = (2, 1)
+    padding: tuple[str, ...] = ("same", "same")
+    use_bias: bool = True
+    activation: str = "relu"
+    initialiser: str = "he_normal"
+    init_scale: float = 1.0
+
+    core = staticmethod(conv_evaluate)
+    entry = conv_entry
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_widths("channels", self.channels)
+        if not self.channels:
+            raise TaskError("channels = [], valid: at least one convolution; nearest: [8]")
+        for option in ("strides", "padding"):
+            values = getattr(self, option)
+            if not isinstance(values, tuple) or len(values) != len(self.channels):
+                raise TaskError(
+                    f"{option} = {values!r}, valid: {len(self.channels)} entries, one for each of channels"
+                )
+        for k, stride in enumerate(self.strides):
+            check_integer(f"strides[{k}]", stride, 1, SIDE)
+        for k, padding in enumerate(self.padding):
+            if padding not in PADDINGS:
+                raise TaskError(unknown(f"padding[{k}]", padding, PADDINGS))
+        check_flag("use_bias", self.use_bias)
+        if self.activation not in ACTIVATIONS:
+            raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
+        check_initialiser(self.initialiser, self.init_scale)
+        map_sizes(*self.input_shape[:2], self.strides, self.padding)
+
+    @staticmethod
+    def sample_config(seed: int) -> dict[str, Any]:
+        """The published configuration of that seed: all fields, as drawn."""
+        raise NotImplementedError
+
+    @classmethod
+    def sample(cls, seed: int) -> Self:
+        """The task of that published seed on a stand-in for its data of the same shape and classes.
+
+        Raises:
+            TaskError: the configuration cannot be built, as one of twenty cannot: a "valid" layer meets a map smaller
+                than its kernel.  Take the next seed.
+        """
+        config = cls.sample_config(seed)
+        own = {f.name: config[f.name] for f in dataclasses.fields(cls) if f.name in config}
+        return cls(**{**own, **image_options(config)})
+
+    @property
+    def head(self) -> str:
+        """What becomes of the last map: one of HEADS."""
+        raise NotImplementedError
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers of the head."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def maps(self) -> list[tuple[int, int, int]]:
+        """(height, width, channels) of the image and of each convolution."""
+        sizes = map_sizes(*self.input_shape[:2], self.strides, self.padding)
+        channels = (self.input_shape[2], *self.channels)
+        return [(*size, c) for size, c in zip(sizes, channels, strict=True)]
+
+    @functools.cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the head: inputs, hidden layers, classes."""
+        inputs = math.prod(self.maps[-1]) if self.head == "flatten" else self.channels[-1]
+        return (inputs, *self.hidden, self.dataset.n_classes)
+
+    @functools.cached_property
+    def kernel_shapes(self) -> list[tuple[int, int, int, int]]:
+        """(3, 3, cin, cout) of each convolution."""
+        cins = (self.input_shape[2], *self.channels)
+        return [(SIDE, SIDE, cin, c) for cin, c in zip(cins, self.channels, strict=False)]
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        tensors: list[tuple[str, tuple[int, ...]]] = []
+        for k, shape in enumerate(self.kernel_shapes):
+            tensors.append((f"conv_w{k}", shape))
+            tensors += [(f"conv_b{k}", shape[-1:])] if self.use_bias else []
+        return Layout([*tensors, *stack_tensors(self.widths, "fc_")])
+
+    @functools.cached_property
+    def arrays(self) -> TaskData:
+        strides = (0, *self.strides)
+        maps = [n for size, stride in zip(self.maps, strides, strict=True) for n in (*size, stride)]
+        sizes = [
+            *self.image_sizes, ACTIVATIONS.index(self.activation), int(self.use_bias),
+            HEADS.index(self.head), len(self.channels), self._conv_params, self._conv_units,
+            self._mlp_begin, stack_units(self.widths), self._buffers, *maps, *self.widths,
+        ]  # fmt: skip
+        hyper = np.array(self.image_hyper, np.float32)
+        return TaskData(self.dataset.floats, self.dataset.ints, np.array(sizes, np.int64), hyper)
+
+    @property
+    def _conv_params(self) -> int:
+        return sum(math.prod(s) + self.use_bias * s[-1] for s in self.kernel_shapes)
+
+    @property
+    def _conv_units(self) -> int:
+        first, *others = map(math.prod, self.maps)
+        return first + 2 * sum(others)
+
+    @property
+    def _mlp_begin(self) -> int:
+        shared = self.widths[0] if self.head == "flatten" else 0
+        return self._conv_units - shared
+
+    @property
+    def _buffers(self) -> int:
+        return max(2 * max(map(math.prod, self.maps[1:])), stack_scratch(self.widths))
+
+    def work_size(self, batch: int) -> int:
+        units = self._mlp_begin + stack_units(self.widths) + self._buffers + 1
+        layers = zip(self.maps[1:], self.kernel_shapes, strict=True)
+        return batch * units + 32 + max(conv_scratch(batch, m[:2], s) for m, s in layers)
+
+    def init(self, stream: np.ndarray) -> np.ndarray:
+        params = np.zeros(self.layout.size, np.float32)
+        for k, (name, view) in enumerate(self.layout.views(params).items()):
+            if name.startswith(("conv_w", "fc_w")):
+                view[...] = draw(self.initialiser, self.init_scale, view.shape, stream, k)
+        return params
+
+    def reference(
+        self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
+    ) -> tuple[float, np.ndarray]:
+        tensors = self.layout.views(params)
+        layers = list(zip(range(len(self.channels)), self.strides, self.padding, strict=True))
+        h = self.reference_batch(rows, stream, split, step).reshape(-1, *self.input_shape)
+        inputs, derivatives = [], []
+        for k, stride, padding in layers:
+            inputs.append(h)
+            z = conv_reference(h, tensors[f"conv_w{k}"], tensors.get(f"conv_b{k}"), stride, padding)
+            h, derivative = activate_reference(self.activation, z)
+            derivatives.append(derivative)
+        flat, dpool = h.reshape(rows.size, -1), None
+        if self.head != "flatten":
+            flat, dpool = pool_reference(h.reshape(rows.size, -1, h.shape[-1]), self.head)
+        logits, tape = stack_fwd_reference(tensors, flat, self.activation, "fc_")
+        loss, d = cross_entropy_reference(logits, self.dataset.y[rows])
+        grads, d = stack_bwd_reference(tensors, tape, d, "fc_")
+        d = (d if dpool is None else d[:, None] * dpool).reshape(h.shape)
+        for k, stride, padding in reversed(layers):
+            dz = d * derivatives[k]
+            d, grads[f"conv_w{k}"], db = conv_bwd_reference(
+                inputs[k], tensors[f"conv_w{k}"], dz, stride, padding
+            )
+            if self.use_bias:
+                grads[f"conv_b{k}"] = db
+        return loss, self.layout.flatten(grads, np.float64)
+
+
+def sample_convolutions(r: np.random.RandomState) -> dict[str, Any]:
+    """The leading draws of both families: strides, channels, activation, initialiser, paddings."""
+    layers = samplers.choice(r, range(1, 6))
+    pattern = STRIDE_PATTERNS[samplers.choice(r, tuple(STRIDE_PATTERNS))]
+    channels = tuple(samplers.logint(r, 8, 64) for _ in range(layers))
+    activation = samplers.activation(r)
+    initialiser, scale = samplers.initialiser(r)
+    return {
+        "strides": tuple(pattern[k % 2] for k in range(layers)),
+        "channels": channels,
+        "activation": activation,
+        "initialiser": initialiser,
+        "init_scale": scale,
+        "padding": tuple(samplers.choice(r, ("same", "valid")) for _ in range(layers)),
+    }
