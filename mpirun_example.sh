@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Meta-train the hierarchical optimizer on 8x8 digits with two MPI ranks, compare it with tuned baselines, draw it.
 #
-#   LOPT_RANKS    MPI ranks (2)                LOPT_MINUTES  meta-training after compilation (3)
+#   LOPT_RANKS    MPI ranks (2)                LOPT_MINUTES  meta-training after compilation (3): 360 outer steps a
+#                 minute, about what two ranks of an ordinary computer make; stopped after twice the minutes
 #   LOPT_OUT      directory of the run         LOPT_MPIRUN   an mpirun of your own
 #   LOPT_STEPS    inner steps of the evaluation (500)        LOPT_SEEDS  its starting points (5)
 #   LOPT_VENV, LOPT_PYTHON: see scripts/setup_venv.sh
@@ -17,10 +18,12 @@ if [ -e "$out" ]; then
 fi
 ranks=${LOPT_RANKS:-2}
 steps=${LOPT_STEPS:-500}
+minutes=${LOPT_MINUTES:-3}
+outer_steps=$(awk "BEGIN { print int(360 * $minutes + 1) }")
 tasks='mlp:data=digits,hidden=[32],batch_size=64'
 
 "$mpirun" -n "$ranks" lopt train --config experiments/01_digits/config.toml --out "$out" \
-    --set "train.minutes=${LOPT_MINUTES:-3}"
+    --set "train.outer_steps=$outer_steps" --set "train.minutes=$(awk "BEGIN { print 2 * $minutes }")"
 "$mpirun" -n "$ranks" lopt eval --weights "$out/weights.h5" --tasks "$tasks" --steps "$steps" \
     --seeds "${LOPT_SEEDS:-5}" --baselines adam,momentum,rmsprop --out "$out/eval.h5" | tee "$out/eval.txt"
 lopt plot "$out/run.h5" >/dev/null

@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/setup_venv.sh
 setup_venv mpi,test
-exec "$venv/bin/python" -m pytest "$@"
+# Two workers, a test file on one of them: kernels are compiled once.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

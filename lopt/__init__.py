@@ -13,7 +13,7 @@ Importing lopt touches no device, no MPI, no HDF5 and no command line.
 
 from typing import Any
 
-from lopt import arch, data, es, rng, tasks
+from lopt import arch, data, es, meta_task, rng, tasks
 from lopt.errors import LoptError
 from lopt.layout import Layout
 from lopt.optimizer import optimizer
@@ -30,6 +30,7 @@ __all__ = [
     "arch",
     "data",
     "es",
+    "meta_task",
     "load_weights",
     "optimizer",
     "rng",

@@ -227,6 +227,11 @@ class AugmentedTask(Task):
         return max(1, int(self.task.batch_size * self.augmentation.batch_fraction))
 
     @property
+    def operations(self) -> float:
+        """As many as the task's, for the examples that are kept."""
+        return self.task.operations * self.batch_size / self.task.batch_size
+
+    @property
     def lowest_loss(self) -> float:
         """Lowest known loss, scaled."""
         return self.task.lowest_loss * self.augmentation.loss_scale

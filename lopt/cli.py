@@ -116,9 +116,10 @@ def watch(directory: Path, once: bool) -> None:
 @command
 def info(path: Path) -> None:
     """Say what an HDF5 file of lopt holds."""
+    from lopt import data as library
     from lopt import store
 
-    click.echo(store.info(path))
+    click.echo(library.info(path) if store.kind_of(path) == "data" else store.info(path))
 
 
 @main.group()

@@ -241,7 +241,8 @@ def run_evaluation(
     """
     if comm.rank == 0:
         store.refuse_existing(out)
-    tasks = [parse_task(spec) for spec in tasks_spec.split(";") if spec.strip()]
+    specs = [spec.strip() for spec in tasks_spec.split(";") if spec.strip()]
+    tasks = [parse_task(spec) for spec in specs]
     entrants = baseline_entrants([b for b in baselines.split(",") if b], _rates(rates))
     origin: dict[str, object] = {"steps": steps, "seeds": seeds, "test_batches": TEST_BATCHES}
     if weights is not None:
@@ -250,10 +251,11 @@ def run_evaluation(
         origin["weights"] = loaded.provenance
     schedule = Schedule(outer_every=max(1, steps // 100), outer_batches=4)
     results = evaluate(tasks, entrants, steps, seeds, schedule, comm, show=True)
+    results = dataclasses.replace(results, tasks=tuple(specs))
     rows = table(results)
     if comm.rank == 0:
         store.save_eval(out, results, rows, {**store.provenance(0, comm.size, "cpu"), **origin})
-    return "\n".join([text_table(rows), *(verdict(rows, t.name, steps) for t in tasks)])
+    return "\n".join([text_table(rows), *(verdict(rows, spec, steps) for spec in specs)])
 
 
 def _rates(text: str | None) -> Sequence[float]:

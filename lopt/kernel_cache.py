@@ -31,7 +31,7 @@ class CacheWarning(UserWarning):
 def jit(signature: Any = None, forceinline: bool = False) -> Callable[[Callable], Any]:
     """Decorator: compile for the CPU on first use (now, if there is a signature), with the cache of this module.
 
-    The numpy error model: x / 0 is inf, and division vectorises.
+    The numpy error model: x / 0 is inf, and division vectorises.  With NUMBA_DISABLE_JIT the function stays as it is.
     """
 
     def decorate(function: Callable) -> Any:
@@ -80,7 +80,9 @@ class KernelCache(FunctionCache):
 
 
 def stored(function: Callable, signature: Any) -> bool:
-    """Whether a sound compiled `function` for `signature` is on disk."""
+    """Whether a sound compiled `function` for `signature` is on disk, or none is needed: the JIT is off."""
+    if config.DISABLE_JIT:
+        return True
     dispatcher = njit(error_model="numpy")(function)
     try:
         cache = KernelCache(function)

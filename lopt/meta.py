@@ -110,7 +110,7 @@ class MetaProblem:
     def cost(self, episode: int, pair: int) -> float:
         """Predicted cost of one inner step, in multiply-adds of the task and elements of the optimizer's state."""
         task = self.tasks[self.group(episode, pair)]
-        return float(3 * task.layout.size * task.batch_size + self.opt.state_size(task.layout))
+        return task.operations / 2 + self.opt.state_size(task.layout)
 
     def start(self, theta: np.ndarray, episode: int, pair: int) -> dict[str, np.ndarray]:
         """Particle at the task's initial parameters."""

@@ -3,12 +3,15 @@
 Every line has its own dash pattern and luminance, so the pictures survive a greyscale printer.
 """
 
+import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -129,19 +132,46 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
     """Outer-validation loss over inner steps for one task: median over seeds, band from lowest to highest seed."""
     figure, axes = new_figure(7.6, 4.4)
     ax = axes[0, 0]
+    draw_curves(ax, results, task)
+    ax.set(xlabel="inner step", ylabel="outer-validation loss")
+    ax.set_title(
+        f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds; moving mean of {SMOOTHING} evaluations)",
+        fontsize=FONT,
+    )
+    ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def curve_grid(results: store.EvalReader, columns: int = 5) -> Figure:
+    """The curves of every task side by side, each with scales of its own."""
+    rows = -(-len(results.tasks) // columns)
+    figure, axes = new_figure(2.5 * columns, 2.1 * rows, rows, columns)
+    for i, ax in enumerate(axes.flat):
+        if i >= len(results.tasks):
+            ax.axis("off")
+            continue
+        draw_curves(ax, results, i)
+        ax.set_title(results.tasks[i], fontsize=FONT - 2)
+        ax.tick_params(labelsize=FONT - 3)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    entrants = dict(zip((re.sub(r" \(.*", "", t) for t in labels), handles, strict=True))
+    figure.legend(entrants.values(), entrants, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(
+        f"Outer-validation loss over {results.steps[-1]} inner steps, {results.seeds} seeds "
+        "(band: all seeds)", fontsize=FONT + 1,
+    )  # fmt: skip
+    return figure
+
+
+def draw_curves(ax: Axes, results: store.EvalReader, task: int) -> None:
+    """The loss curves of one task: learned first, then the table's order."""
     rows = [r for r in results.rows if r.task == results.tasks[task]]
     order = sorted(rows, key=lambda r: (r.variant != "learned", r.mean))
-    for row, (colour, dash) in zip(order, STYLES, strict=False):
+    for row, (colour, dash) in zip(order, itertools.cycle(STYLES), strict=False):
         curves = np.stack([smooth(c, SMOOTHING) for c in results.outer_loss[task, row.entrant]])
         width = 2.2 if row.variant == "learned" else 1.3
-        ax.plot(
-            results.steps,
-            np.median(curves, axis=0),
-            color=colour,
-            ls=dash,
-            lw=width,
-            label=label(row),
-        )
+        middle = np.median(curves, axis=0)
+        ax.plot(results.steps, middle, color=colour, ls=dash, lw=width, label=label(row))
         ax.fill_between(
             results.steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0
         )
@@ -150,14 +180,7 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
     if (shown > 0).all():
         ax.set_yscale("log")
         ax.set_ylim(max(shown.min() * 0.8, 1e-12), max(3 * top, float(shown[..., 0].min()) * 2))
-    ax.set(xlabel="inner step", ylabel="outer-validation loss")
-    ax.set_title(
-        f"{results.tasks[task]}, {results.seeds} seeds (band: all seeds; moving mean of {SMOOTHING} evaluations)",
-        fontsize=FONT,
-    )
-    ax.legend(frameon=False, fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.margins(x=0.01)
-    return figure
 
 
 def label(row) -> str:
@@ -256,7 +279,8 @@ def figures_of(path: Path) -> dict[str, Figure]:
     if kind == "eval":
         results = store.EvalReader(path)
         curves = {f"curves_{i}": loss_curves(results, i) for i in range(len(results.tasks))}
-        return {**curves, "final": final_table(results)}
+        several = {"grid": curve_grid(results)} if len(results.tasks) > 1 else {}
+        return {**curves, **several, "final": final_table(results)}
     if kind == "times":
         return {"distribution": task_times(store.TimesReader(path))}
     raise UsageError(f"{path} is a {kind} file; plots are made of run, eval and times files")

@@ -45,6 +45,7 @@ AUGMENT = 56  # random changes of a batch's images; add the split (0..3)
 SCALES = 60  # scales of a reparameterised task
 GRADIENT_NOISE = 61  # noise added to a gradient
 GRADIENT_MASK = 62  # coordinates of a gradient that are set to 0
+ES_DIRECTION = 64  # directions of a gradient by evolution strategies; add the split (0..3)
 
 MAX_INDEX = 2**34  # four numbers for each value of the first counter word
 

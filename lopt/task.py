@@ -31,6 +31,21 @@ class TaskData(NamedTuple):
     hyper: np.ndarray  # float32: real-valued constants (regularisation, loss scale, ...)
 
 
+class Facts(NamedTuple):
+    """What docs/tasks.md says about a family; each a short text, none may be empty.
+
+    model       the loss as a formula, x a batch of B examples
+    data        where examples come from
+    source      paper or section the family is built from
+    deviations  what differs from the source, and what its published bugs became; "none"
+    """
+
+    model: str
+    data: str
+    source: str
+    deviations: str
+
+
 _F32 = types.float32[::1]
 TASK_DATA_TYPE = types.NamedTuple([_F32, types.int32[::1], types.int64[::1], _F32], TaskData)
 
@@ -62,6 +77,7 @@ class Task(abc.ABC):
     """
 
     family: ClassVar[str]
+    facts: ClassVar[Facts]
     core: ClassVar[Callable[..., float]]
     entry: ClassVar[Callable[..., float]]
     lowest_loss: ClassVar[float] = 0.0
@@ -91,6 +107,14 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def work_size(self, batch: int) -> int:
         """Elements of scratch the kernel needs for a batch of that many rows."""
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one loss and gradient, about; for sharing out work and for speed figures.
+
+        Here: a product of every parameter with every example, forward, to the weights and to the inputs.
+        """
+        return 6.0 * self.layout.size * self.batch_size
 
     @abc.abstractmethod
     def init(self, stream: np.ndarray) -> np.ndarray:
@@ -125,11 +149,14 @@ class Task(abc.ABC):
 TASKS: dict[str, type[Task]] = {}
 
 
-def register_task(family: str) -> Callable[[type[Task]], type[Task]]:
-    """Class decorator: make a family known by name to the library, the command line and the tests."""
+def register_task(
+    family: str, *, model: str, data: str, source: str, deviations: str
+) -> Callable[[type[Task]], type[Task]]:
+    """Class decorator: make a family known by name to the library, the command line, the tests and docs/tasks.md."""
 
     def add(cls: type[Task]) -> type[Task]:
         cls.family = family
+        cls.facts = Facts(model, data, source, deviations)
         TASKS[family] = cls
         return cls
 

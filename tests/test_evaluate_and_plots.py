@@ -21,7 +21,7 @@ from lopt.evaluate import (
     verdict,
 )
 from lopt.rollout import Schedule
-from lopt.task import TEST
+from lopt.task import TASKS, TEST
 
 TASK = "quadratic:dims=4,condition=10.0"
 
@@ -123,7 +123,7 @@ def test_the_pictures_show_the_stored_numbers(files: tuple[Path, Path]) -> None:
 
 
 def test_every_picture_is_written_as_png_and_pdf(files: tuple[Path, Path], tmp_path: Path) -> None:
-    for path, n in ((files[0], 4), (files[1], 3)):
+    for path, n in ((files[0], 4), (files[1], 4)):
         written = plots.draw_all(path, tmp_path)
         assert len(written) == 2 * n
         heads = {p.suffix: p.read_bytes()[:4] for p in written}
@@ -172,6 +172,24 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in done.output
 
 
-def test_tasks_list_names_every_family() -> None:
-    done = CliRunner().invoke(main, ["tasks", "list"])
-    assert all(f in done.output for f in ("function2d", "logistic", "mlp", "quadratic"))
+def test_tasks_list_counts_every_family() -> None:
+    done = CliRunner().invoke(main, ["tasks", "list", "--seeds", "2"])
+    assert done.exit_code == 0, done.output
+    assert all(f in done.output for f in TASKS)
+    names = CliRunner().invoke(main, ["tasks", "list", "--names", "--seeds", "2"]).output.split()
+    assert f"{sum('_seed' in n for n in names)} sampled configurations" in done.output
+    assert "conv_fc_seed1" in names
+
+
+def test_tasks_time_writes_what_it_prints(tmp_path: Path) -> None:
+    out = tmp_path / "times.h5"
+    done = CliRunner().invoke(main, ["tasks", "time", "mlp", "losg_seed988", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    times = store.TimesReader(out)
+    assert times.tasks == ("mlp", "losg_seed988")
+    assert times.families == ("mlp", "losg")
+    assert times.params.tolist() == [2410, 18]
+    assert (times.ms > 0).all() and f"{times.ms[1]:.4f}" in done.output
+    assert times.provenance["sgemm_gflops"] > 0
+    written = plots.draw_all(out, tmp_path)
+    assert sorted(p.name for p in written) == ["times_distribution.pdf", "times_distribution.png"]

@@ -17,7 +17,7 @@ LAYERS = {
     "task": 2, "optimizer": 2, "augment": 2,
     "tasks": 3, "arch": 3, "data": 3,
     "rollout": 4,
-    "es": 5,
+    "es": 5, "meta_task": 5,
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "verify": 7, "bench": 7, "task_times": 7,
     "cli": 8, "__main__": 9, "__init__": 9,

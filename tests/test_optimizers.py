@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.reference_hand_made import TEXTBOOK
 
 import lopt
 from lopt import rng
@@ -16,8 +17,21 @@ EXAMPLES = [
     (f"{n}{i}", o) for n, c in sorted(OPTIMIZERS.items()) for i, o in enumerate(c.examples())
 ]
 every = pytest.mark.parametrize("opt", [o for _, o in EXAMPLES], ids=[n for n, _ in EXAMPLES])
-HAND_MADE = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadamw",
-             "adam8p", "adafactor", "lion")  # fmt: skip
+# Options under which every term of the update matters within a few steps.
+ADAM = {"learning_rate": 0.1, "beta1": 0.7, "beta2": 0.6, "epsilon": 0.2}
+HAND_MADE = {
+    "sgd": {"learning_rate": 0.3},
+    "momentum": {"learning_rate": 0.1, "momentum": 0.7},
+    "nesterov": {"learning_rate": 0.1, "momentum": 0.7},
+    "rmsprop": {"learning_rate": 0.1, "decay": 0.6, "epsilon": 0.2},
+    "adagrad": {"learning_rate": 0.1, "initial_accumulator": 0.3},
+    "adam": ADAM,
+    "adamw": ADAM | {"weight_decay": 0.3},
+    "nadamw": ADAM | {"weight_decay": 0.3},
+    "adam8p": ADAM | {"l1": 0.05, "l2": 0.1, "linear_decay": 0.05, "exponential_decay": 0.1},
+    "adafactor": {"learning_rate": 0.1, "decay_exponent": 0.5, "epsilon": 1e-3, "clip": 0.9},
+    "lion": {"learning_rate": 0.1, "beta1": 0.6, "beta2": 0.3, "weight_decay": 0.2},
+}
 
 
 def run(
@@ -85,6 +99,23 @@ def test_a_validation_call_leaves_params_alone(opt: Optimizer) -> None:
     np.testing.assert_array_equal(params, before)
     if not opt.uses_valid_loss:
         np.testing.assert_array_equal(state, old)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("name", HAND_MADE)
+def test_hand_made_optimizers_follow_the_textbook(name: str, scale: float) -> None:
+    """Six steps of shrinking gradients: every tensor's path, relative to its largest movement.
+
+    theta is float32, and logs of options are in it: 1e-5 of a movement is rounding.
+    """
+    opt, n = lopt.optimizer(name, **HAND_MADE[name]), LAYOUT.size
+    grads = [random(n, 60 + t, scale * 0.5**t) for t in range(6)]
+    start = random(n, 59)
+    path, _ = run(opt, grads, start, LAYOUT, np.float64)
+    for key, w in LAYOUT.views(start).items():
+        wanted = np.array(list(TEXTBOOK[name](opt, w, [LAYOUT.views(g)[key] for g in grads]))) - w
+        found = np.array([LAYOUT.views(p)[key] for p in path]) - w
+        assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max(), key
 
 
 @pytest.mark.parametrize("name", HAND_MADE)

@@ -252,7 +252,8 @@ def test_neighbouring_addresses_are_independent(neighbour):
 
 def test_purposes_are_distinct():
     single = [rng.INIT, rng.THETA, rng.PERTURB, rng.TASK, rng.HORIZON, rng.DATA]
-    with_split = [base + split for base in (rng.BATCH, rng.NOISE) for split in range(4)]
+    bases = (rng.BATCH, rng.NOISE, rng.LATENT, rng.INPUT_NOISE, rng.AUGMENT)
+    with_split = [base + split for base in bases for split in range(4)]
     assert len(set(single + with_split)) == len(single) + len(with_split)
 
 

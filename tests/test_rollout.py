@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.reference_learned import LossStatistics
 
 import lopt
 from lopt import rng
+from lopt.arch.hierarchical_views import memory_of
 from lopt.errors import DeviceError, OptimizerError, UsageError
 from lopt.optimizer import OPTIMIZERS
-from lopt.rollout import CEILING, DIVERGED, FLAG, FLAG_STEP, Runner, Schedule
-from lopt.task import INNER_VALID, TRAIN
+from lopt.rollout import CEILING, DIVERGED, EVALUATIONS, FLAG, FLAG_STEP, Runner, Schedule
+from lopt.task import INNER_VALID, OUTER_VALID, TRAIN
 
 SMALL = {"data": "digits", "hidden": (8,), "batch_size": 16}
 
@@ -76,6 +78,39 @@ def test_the_first_loss_is_the_loss_at_initialisation() -> None:
         0,
     )
     assert trace.train_loss[0] == pytest.approx(reference, rel=1e-5)
+
+
+def test_every_loss_is_that_of_its_split_at_its_address() -> None:
+    """theta = 0 moves nothing, so all losses follow from the reference at the initial parameters."""
+    task, opt = lopt.task("mlp", **SMALL), lopt.optimizer("hierarchical")
+    stream, theta = rng.stream(0), np.zeros(opt.theta_layout.size, np.float32)
+    runner = Runner(task, opt, Schedule(valid_every=3, outer_every=4, outer_batches=2))
+    particle = runner.start(theta, stream)
+    params = particle.params.copy()
+
+    def loss(split: int, step: int) -> float:
+        rows = batch_rows(task, split, step)
+        return task.reference(params.astype(np.float64), rows, stream, split, step)[0]
+
+    train, outer = runner.advance(theta, particle, 13, stream)
+    np.testing.assert_array_equal(particle.params, params)
+    np.testing.assert_allclose(train, [loss(TRAIN, t) for t in range(13)], rtol=1e-5)
+    # after the steps 3, 7 and 11, each the mean of two batches of its own
+    wanted = [(loss(OUTER_VALID, 2 * t) + loss(OUTER_VALID, 2 * t + 1)) / 2 for t in (3, 7, 11)]
+    np.testing.assert_allclose(outer, wanted, rtol=1e-5)
+    assert particle.status[EVALUATIONS] == 13
+    # what the optimizer was shown, as its statistics remember it
+    memory = memory_of(particle.state, opt.sizes(task.layout), task.layout.size)
+    for found, decay, split, steps in (
+        (memory.train, 0.9, TRAIN, range(13)),
+        (memory.valid, 0.95, INNER_VALID, (0, 3, 6, 9, 12)),
+    ):
+        statistics = LossStatistics(decay)
+        for t in steps:
+            statistics.update(loss(split, t))
+        np.testing.assert_allclose(
+            found, [statistics.mean, statistics.var, statistics.n], rtol=1e-4
+        )
 
 
 def test_seeds_change_the_run_and_repeat_it() -> None:

@@ -1,6 +1,6 @@
 """Meta-train the example from several seeds and say whether the meta-loss fell below the starts of all.
 
-python experiments/01_digits/run.py --out runs/01_digits [--seeds 3] [--minutes 3] [--ranks 2]
+python experiments/01_digits/run.py --out runs/01_digits [--seeds 3] [--ranks 2]
 """
 
 import argparse
@@ -23,22 +23,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--ranks", type=int, default=2)
     args = parser.parse_args()
     paths = [args.out / f"seed{s}" for s in range(args.seeds)]
     for seed, path in enumerate(paths):
         if not path.exists():
-            train(path, seed, args.minutes, args.ranks)
+            train(path, seed, args.ranks)
     return report(paths)
 
 
-def train(out: Path, seed: int, minutes: float, ranks: int) -> None:
+def train(out: Path, seed: int, ranks: int) -> None:
     """One meta-training run."""
     command = [mpirun(), "-n", str(ranks), sys.executable, "-m", "lopt", "train"]
     command += ["--config", str(HERE / "config.toml"), "--out", str(out)]
-    command += ["--set", f"train.seed={seed}", "--set", f"train.minutes={minutes}"]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, "--set", f"train.seed={seed}"], check=True)
 
 
 def report(paths: list[Path]) -> int:

@@ -191,7 +191,7 @@ def load(name: str) -> Dataset:
     if name in optional.DATASETS:
         return optional.DATASETS[name]()
     if name not in DATASETS:
-        raise DataError(unknown("data set", name, DATASETS))
+        raise DataError(unknown("data set", name, {*DATASETS, *optional.DATASETS}))
     return DATASETS[name]()
 
 
@@ -210,7 +210,7 @@ def load_text(name: str) -> Text:
     if name in optional.TEXTS:
         return optional.TEXTS[name]()
     if name not in TEXTS:
-        raise DataError(unknown("text", name, TEXTS))
+        raise DataError(unknown("text", name, {*TEXTS, *optional.TEXTS}))
     return TEXTS[name]()
 
 

@@ -48,8 +48,7 @@ FIELDS = (
     Field("text", "/vocabulary", ("text",), ("entry",),
           "text of each token number; empty if tokens are bytes"),
     Field("both", "/splits", ("i8",), ("split", "first and end"),
-          "row ranges [first, end) of train, inner_valid, outer_valid, test; adjacent, the order of rows "
-          "within and between them is random for examples, that of the text for tokens"),
+          "row ranges [first, end) of train, inner_valid, outer_valid, test; adjacent"),
     Field("both", "/digest", ("u1",), ("block", "byte"),
           "SHA-256 of each block of rows; attribute rows: rows in a block"),
 )  # fmt: skip

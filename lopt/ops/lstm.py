@@ -10,6 +10,8 @@ from lopt.ops.recurrent_parts import (
     inputs_grad,
 )
 
+CANDIDATE, FORGET = 1, 2  # of the blocks i, j, f, o of the gates
+
 # Few arrays per loop: LLVM compares the addresses of all of them before it takes the vector path.
 
 
@@ -60,14 +62,15 @@ def lstm_fwd(params, x, ids, hidden, cell, gates, step, inputs):
         matmul(hidden[t], wh, step)
         for r in range(batch):
             a, s = gates[t, r], step[r]
-            _sigmoid_row(a[:width], s[:width], b[:width], zero)
-            _tanh_row(a[width : 2 * width], s[width : 2 * width], b[width : 2 * width])
-            k = 2 * width
-            _sigmoid_row(a[k : k + width], s[k : k + width], b[k : k + width], one)
-            k = 3 * width
-            _sigmoid_row(a[k:], s[k:], b[k:], zero)
+            for k in range(4):
+                part = a[k * width : (k + 1) * width]
+                added, bias = s[k * width : (k + 1) * width], b[k * width : (k + 1) * width]
+                if k == CANDIDATE:
+                    _tanh_row(part, added, bias)
+                else:
+                    _sigmoid_row(part, added, bias, one if k == FORGET else zero)
             _cell_row(a, cell[t, r], cell[t + 1, r])
-            _output_row(a[k:], cell[t + 1, r], hidden[t + 1, r])
+            _output_row(a[3 * width :], cell[t + 1, r], hidden[t + 1, r])
         sync()
 
 

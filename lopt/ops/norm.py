@@ -16,7 +16,8 @@ Evaluation: there are no running averages and hence no other mode.  Batch norm u
 given on every split, as the fixed convolutional tasks of TaskSet do (task set specification 1.6): a loss is a pure
 function of parameters and batch.  Where that is unwanted, because batches are small, virtual batch norm is the remedy.
 
-gamma and beta are optional, each for itself: empty arrays leave them out.  A constant row or column has xhat = 0.
+gamma and beta are optional, each for itself: empty arrays leave them out.  Mean and variance are taken
+in two passes, and the second corrects the first: large means cost no precision.
 """
 
 import math
@@ -53,20 +54,24 @@ def layer_norm_fwd(x, gamma, beta, eps, xhat, rstd, y):
     the backward pass.  x may be xhat.
     """
     m, c = x.shape
-    one, share = x.dtype.type(1.0), x.dtype.type(1.0 / c)
+    zero, one, share = x.dtype.type(0.0), x.dtype.type(1.0), x.dtype.type(1.0 / c)
     for r in range(lane(), m, lanes()):
         source, target = x[r], xhat[r]
         total = x.dtype.type(0.0)
         for j in range(c):
             total += source[j]
         mean = total * share
-        squares = x.dtype.type(0.0)
+        rest, squares = x.dtype.type(0.0), x.dtype.type(0.0)
         for j in range(c):
             target[j] = source[j] - mean
+            rest += target[j]
             squares += target[j] * target[j]
-        scale = one / x.dtype.type(math.sqrt(squares * share + x.dtype.type(eps)))
+        rest *= share  # what the mean lost to rounding
+        variance = squares * share - rest * rest
+        variance = zero if variance < zero else variance
+        scale = one / x.dtype.type(math.sqrt(variance + x.dtype.type(eps)))
         for j in range(c):
-            target[j] *= scale
+            target[j] = scale * (target[j] - rest)
         rstd[r] = scale
     _scale_shift(xhat, gamma, beta, y)
     sync()
@@ -109,7 +114,7 @@ def batch_norm_fwd(x, counted, gamma, beta, eps, xhat, rstd, y, partials):
     (norm_work(C),).  x may be xhat.
     """
     m, c = x.shape
-    one, share = x.dtype.type(1.0), x.dtype.type(1.0 / counted)
+    zero, one, share = x.dtype.type(0.0), x.dtype.type(1.0), x.dtype.type(1.0 / counted)
     column_sums(x, x, counted, partials)
     mean = partials[:c]  # the sums, about to become the means
     for j in range(lane(), c, lanes()):
@@ -121,14 +126,17 @@ def batch_norm_fwd(x, counted, gamma, beta, eps, xhat, rstd, y, partials):
             target[j] = source[j] - mean[j]
     sync()
     column_sums(xhat, xhat, counted, partials)
-    squares = partials[c : 2 * c]
+    rest, squares = partials[:c], partials[c : 2 * c]
     for j in range(lane(), c, lanes()):
-        rstd[j] = one / x.dtype.type(math.sqrt(squares[j] * share + x.dtype.type(eps)))
+        rest[j] *= share  # what the mean lost to rounding
+        variance = squares[j] * share - rest[j] * rest[j]
+        variance = zero if variance < zero else variance
+        rstd[j] = one / x.dtype.type(math.sqrt(variance + x.dtype.type(eps)))
     sync()
     for r in range(lane(), m, lanes()):
         target = xhat[r]
         for j in range(c):
-            target[j] *= rstd[j]
+            target[j] = rstd[j] * (target[j] - rest[j])
     _scale_shift(xhat, gamma, beta, y)
     sync()
 

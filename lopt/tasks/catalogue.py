@@ -5,6 +5,8 @@ window on a 2x2 map, a model beyond the memory limit) are part of the published 
 counted with the reason.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -65,3 +67,49 @@ def overview(seeds: int = SEEDS) -> str:
         f"{built_all} sampled configurations, named FAMILY_seed0 to FAMILY_seed{seeds - 1}"
     )
     return "\n".join(lines)
+
+
+def families_markdown(seeds: int = 100) -> str:
+    """The text of docs/tasks.md: one table of all families, and the options of each."""
+    lines = [_PREAMBLE.format(families=len(TASKS), seeds=seeds)]
+    lines += [
+        "| family | loss | parameters | data | sampler | source | deviations |",
+        "|" + "---|" * 7,
+    ]
+    for family, cls in sorted(TASKS.items()):
+        f = cls.facts
+        sampler = f"`{family}_seedN`" if hasattr(cls, "sample") else "none"
+        cells = [
+            f"`{family}`",
+            f.model,
+            _sizes(family, seeds),
+            f.data,
+            sampler,
+            f.source,
+            f.deviations,
+        ]
+        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    for family, cls in sorted(TASKS.items()):
+        lines += ["", f"## `{family}`", "", "```", inspect.cleandoc(cls.__doc__ or ""), "```", ""]
+        options = [f for f in dataclasses.fields(cls) if f.init]
+        lines.append("Defaults: " + ", ".join(f"`{f.name} = {f.default!r}`" for f in options))
+    return "\n".join(lines) + "\n"
+
+
+def _sizes(family: str, seeds: int) -> str:
+    """Smallest and largest number of parameters, of sampled configurations or else of the examples."""
+    if hasattr(TASKS[family], "sample"):
+        sizes = [e.task.layout.size for e in sampled(family, seeds) if e.task is not None]
+    else:
+        sizes = [t.layout.size for t in TASKS[family].examples()]
+    return f"{min(sizes):,} to {max(sizes):,}"
+
+
+_PREAMBLE = """\
+# Task families
+
+Generated from the registry by `lopt.tasks.catalogue.families_markdown()`; a test keeps this page equal to it.
+{families} families; parameters are those of the first {seeds} sampled configurations, or of small examples where there
+is no published sampler. `lopt tasks list` counts the configurations that can be built, `lopt tasks show NAME` describes
+one, `lopt tasks time` measures them.
+"""

@@ -30,6 +30,7 @@ from lopt.tasks.text_windows import (
     CORPORA,
     LENGTH,
     N_TEXTS,
+    TEXT_DATA,
     VOCAB,
     TextTask,
     sample_cell,
@@ -154,7 +155,19 @@ def build_sampled(
     return cls(text=text, stands_for=config["dataset"], **options)
 
 
-@register_task("char_rnn_language_model")
+@register_task(
+    "char_rnn_language_model",
+    model=(
+        "mean over B (L - 1) positions of the cross-entropy of the next byte, logits W h_t + b, "
+        "h_t by a vanilla, GRU or LSTM core"
+    ),
+    data=TEXT_DATA,
+    source="TaskSet (Metz et al. 2020), char_rnn_language_model_family",
+    deviations=(
+        "stand-in text; windows are never padded; just_train is recorded only (upstream=True: all"
+        " splits are the training set)"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class CharRnn(LanguageModel):
     """Recurrent language model of bytes.

@@ -5,6 +5,7 @@ Source: task set specification 3.4 and 3.5; the kernel is in `lopt.tasks.conv_co
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -192,6 +193,14 @@ class ConvTask(ImageTask):
         units = self._mlp_begin + stack_units(self.widths) + self._buffers + 1
         layers = zip(self.maps[1:], self.kernel_shapes, strict=True)
         return batch * units + 32 + max(conv_scratch(batch, m[:2], s) for m, s in layers)
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one loss and gradient, matrix products only."""
+        layers = zip(self.maps[1:], self.kernel_shapes, strict=True)
+        products = [height * width * math.prod(shape) for (height, width, _), shape in layers]
+        products += [n * m for n, m in itertools.pairwise(self.widths)]
+        return self.batch_size * (6.0 * sum(products) - 2.0 * products[0])  # images get no gradient
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)

@@ -9,9 +9,22 @@ from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
 from lopt.tasks.conv_common import ConvTask, sample_convolutions
+from lopt.tasks.images import IMAGE_DATA
 
 
-@register_task("conv_fc")
+@register_task(
+    "conv_fc",
+    model=(
+        "mean over B of softmax cross-entropy of MLP(flatten(f(conv_n(... f(conv_1(x)) ...)))), 3"
+        " x 3 kernels"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), conv_fc_family",
+    deviations=(
+        "stand-in data; about 6 % of the seeds (a valid 3 x 3 window on a smaller map) are "
+        "refused, as published"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class ConvFc(ConvTask):
     """Softmax classification by 3 x 3 convolutions, flattening, and an MLP.

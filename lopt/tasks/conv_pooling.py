@@ -10,9 +10,19 @@ from lopt.ops.pool import POOLINGS
 from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.conv_common import ConvTask, sample_convolutions
+from lopt.tasks.images import IMAGE_DATA
 
 
-@register_task("conv_pooling")
+@register_task(
+    "conv_pooling",
+    model=(
+        "mean over B of softmax cross-entropy of W pool(f(conv_n(... f(conv_1(x)) ...))) + b, "
+        "pool the mean, max or mean square over positions"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), conv_pooling_family",
+    deviations="stand-in data; about 5 % of the seeds are refused, as published",
+)
 @dataclasses.dataclass(frozen=True)
 class ConvPooling(ConvTask):
     """Softmax regression on 3 x 3 convolutions pooled over all positions.

@@ -193,7 +193,13 @@ FUNCTIONS = {
 }
 
 
-@register_task("function2d")
+@register_task(
+    "function2d",
+    model="one of nine classic functions of two variables",
+    data="none",
+    source="Wichrowska et al. 2017 as in TaskSet",
+    deviations="gradient of Ackley's function at its corner is 0",
+)
 @dataclasses.dataclass(frozen=True)
 class Function2D(Task):
     """A classic test function of two variables, without noise.

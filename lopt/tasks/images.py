@@ -39,6 +39,11 @@ STAND_INS = {
     "sun397_32x32": "textures32_397",
 }
 
+IMAGE_DATA = (
+    "images: embedded digits, generated textures, or a file; published sets by stand-ins of their shape and "
+    "class count"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageTask(Task):

@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from lopt import rng
-from lopt.data import DATASETS, Dataset, blobs, load, split_ranges
-from lopt.errors import TaskError, unknown
+from lopt.data import Dataset, blobs, load, split_ranges
+from lopt.errors import DataError, TaskError
 from lopt.lanes import (
     add_square_partials,
     clear_partials,
@@ -85,12 +85,18 @@ def teacher(features: int, classes: int, instance: int) -> Dataset:
     return Dataset("teacher", floats, y.astype(np.int32), classes, (features,), split_ranges(rows))
 
 
-@register_task("logistic")
+@register_task(
+    "logistic",
+    model="mean over B of softmax cross-entropy of W x + b, plus l2 / 2 |W|^2",
+    data="any labelled examples, Gaussian clusters, or a linear teacher",
+    source="textbook",
+    deviations="none",
+)
 @dataclasses.dataclass(frozen=True)
 class Logistic(Task):
     """Multinomial logistic regression with an L2 penalty; convex.
 
-    data         an embedded data set; "blobs", Gaussian clusters; or "teacher", a true linear model
+    data         a data set that `lopt.data.load` knows; "blobs", Gaussian clusters; or "teacher", a linear model
     features     numbers per example of generated data (blobs, teacher), which have 2000 examples
     classes      classes of generated data
     instance     which generated data
@@ -115,14 +121,16 @@ class Logistic(Task):
     convex: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.data not in (*DATASETS, *GENERATED):
-            raise TaskError(unknown("data", self.data, {*DATASETS, *GENERATED}))
         check_integer("features", self.features, 1)
         check_integer("classes", self.classes, 2)
         check_integer("instance", self.instance, 0, 2**32 - 1)
         check_not_negative("l2", self.l2)
         check_not_negative("init_std", self.init_std)
-        check_batch_size(self.batch_size, self.dataset.rows)
+        try:
+            rows = self.dataset.rows
+        except DataError as error:
+            raise TaskError(f"data: {error}") from error
+        check_batch_size(self.batch_size, rows)
 
     @property
     def dataset(self) -> Dataset:

@@ -56,7 +56,19 @@ def check_number(option: str, value: object, low: float, high: float) -> None:
         raise TaskError(f"{option} = {value}, valid: {low:g} to {high:g}; nearest: {nearest:g}")
 
 
-@register_task("losg")
+@register_task(
+    "losg",
+    model=(
+        "one of eleven objectives of a vector, plain, rescaled, as log(f + 1e-6) - log(1e-6), or "
+        "with sparse gradients"
+    ),
+    data="1 to 20,000 generated rows that are the objective",
+    source="TaskSet (Metz et al. 2020), losg_tasks_family; Wichrowska et al. 2017",
+    deviations=(
+        "log continued oddly below 0 and noise kept by wrappers (upstream=True: NaN, ignored); "
+        "all matrices follow the seed"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class Losg(Task):
     """Small, hard objectives of a vector: quadratics, norms, wells, chains, two classifiers.

@@ -37,6 +37,7 @@ from lopt.tasks.flow_common import (
     noisy_images,
     scatter_columns,
 )
+from lopt.tasks.images import IMAGE_DATA
 
 SEED_OFFSET = 6123348  # of the published sampler's seeds
 S_RANGE = (-5.0, 3.0)  # of the clip of s
@@ -248,7 +249,19 @@ def upstream_cuts(widths: tuple[int, ...]) -> list[np.ndarray]:
     return cuts
 
 
-@register_task("maf")
+@register_task(
+    "maf",
+    model=(
+        "mean over B of -log p(x + 0.01 n), p by K masked affine maps v <- (v - t(v)) e^-s(v) to "
+        "a standard normal"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), maf_family; Papamakarios et al. 2017; Germain et al. 2015",
+    deviations=(
+        "stand-in data; autoregressive masks for any width (upstream=True: the published masks, "
+        "which leave constants); masks act in the forward pass"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class Maf(FlowTask):
     """Density of images by K affine maps, each column moved as a function of those before it.

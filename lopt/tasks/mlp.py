@@ -25,7 +25,7 @@ from lopt.ops.mlp_stack import (
 from lopt.task import EVALUATE_SIG, TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
-from lopt.tasks.images import ImageTask, image_options
+from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
 from lopt.tasks.initialisers import INITIALISERS, check_initialiser, draw
 
 SEED_OFFSET = 99123491  # of the published sampler's seeds
@@ -66,7 +66,13 @@ def mlp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
     return mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
-@register_task("mlp")
+@register_task(
+    "mlp",
+    model="mean over B of softmax cross-entropy of W_L f(... f(W_1 x + b_1) ...) + b_L",
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), mlp_family",
+    deviations="stand-in data; train rows limited to those there are",
+)
 @dataclasses.dataclass(frozen=True)
 class Mlp(ImageTask):
     """Softmax classification by a multi-layer perceptron.

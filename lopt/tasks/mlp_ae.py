@@ -32,7 +32,7 @@ from lopt.ops.mlp_stack import (
 from lopt.task import EVALUATE_SIG, TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
-from lopt.tasks.images import ImageTask, image_options
+from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
 from lopt.tasks.initialisers import check_initialiser, draw
 
 OUTPUTS = {"tanh": TANH, "sigmoid": SIGMOID, "linear_center": LINEAR, "linear": LINEAR}
@@ -113,7 +113,16 @@ def mlp_ae_entry(params, grad, data, rows, stream, split, step, work, with_grad)
     return mlp_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
-@register_task("mlp_ae")
+@register_task(
+    "mlp_ae",
+    model=(
+        "mean over B of the sum or mean over pixels of |g(MLP(x)) - x|^2 or |g(MLP(x)) - x|, g "
+        "sigmoid, tanh or identity"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), mlp_ae_family",
+    deviations="stand-in data",
+)
 @dataclasses.dataclass(frozen=True)
 class MlpAe(ImageTask):
     """Autoencoding of images by a multi-layer perceptron: the target is the input.

@@ -37,7 +37,7 @@ from lopt.ops.variational import (
 from lopt.task import EVALUATE_SIG, TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
-from lopt.tasks.images import ImageTask, image_options
+from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
 from lopt.tasks.initialisers import check_initialiser, draw
 
 # Behind the image block of data.sizes; the widths of encoder and decoder follow.
@@ -97,7 +97,16 @@ def mlp_vae_entry(params, grad, data, rows, stream, split, step, work, with_grad
     return mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
-@register_task("mlp_vae")
+@register_task(
+    "mlp_vae",
+    model=(
+        "mean over B of KL(N(mu, e^2l) || N(0, 1)) - log p(x | z), z = mu + e^l eps; mu, l, and "
+        "p's mean and log-deviation by MLPs"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), mlp_vae_family",
+    deviations="stand-in data; KL from l itself, finite for any l below 44",
+)
 @dataclasses.dataclass(frozen=True)
 class MlpVae(ImageTask):
     """Variational autoencoder of images: Gaussian latents, Gaussian pixels, two perceptrons.

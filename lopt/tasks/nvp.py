@@ -36,6 +36,7 @@ from lopt.tasks.flow_common import (
     noisy_images,
     scatter_columns,
 )
+from lopt.tasks.images import IMAGE_DATA
 
 SEED_OFFSET = 123919936  # of the published sampler's seeds
 
@@ -145,7 +146,16 @@ def nvp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
     return nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
-@register_task("nvp")
+@register_task(
+    "nvp",
+    model=(
+        "mean over B of -log p(x + 0.01 n), p by K affine couplings v1 <- (v1 - t(v0)) e^-s(v0) "
+        "to a standard normal"
+    ),
+    data=IMAGE_DATA,
+    source="TaskSet (Metz et al. 2020), nvp_family; Dinh et al. 2017",
+    deviations="stand-in data",
+)
 @dataclasses.dataclass(frozen=True)
 class Nvp(FlowTask):
     """Density of images by affine couplings: the first half of the columns moves the second.

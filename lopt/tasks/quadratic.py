@@ -204,7 +204,16 @@ def draw_law(r: np.random.RandomState, matrix: bool) -> tuple:
     return kind, float(low), float(low + r.uniform(0.0, 100.0 if matrix else 10.0))
 
 
-@register_task("quadratic")
+@register_task(
+    "quadratic",
+    model="c |(A + N) x|^2 or c log(|(A + N) x|^2 + 1e-8), N new at every evaluation",
+    data="none; A from its address",
+    source="TaskSet (Metz et al. 2020), quadratic_family",
+    deviations=(
+        "published laws, not published bits; eigen-noise by reflections instead of a QR "
+        "decomposition"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Task):
     """A quadratic c |(A + N) x|^2 of a random matrix A, with new noise N at every evaluation.
@@ -317,6 +326,11 @@ class Quadratic(Task):
         n, code = self.dims, int(self.arrays.sizes[1])
         noise = {NONE: 0, EIGEN: n * (n + 1) // 2 - 1}.get(code, n * n)
         return 3 * n + 32 + noise
+
+    @property
+    def operations(self) -> float:
+        """Two products with the matrix; noise on it is as many random numbers, some ten operations each."""
+        return (4.0 if self.noise == 0.0 else 14.0) * self.dims**2
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         """iid coordinates of the law `start`."""

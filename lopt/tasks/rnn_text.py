@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt import rng
-from lopt.data import TEXTS, Text, load_text, split_ranges
+from lopt.data import Text, load_text, split_ranges
 from lopt.errors import TaskError, unknown
 from lopt.lanes import entry_point, kernel, lane, lanes
 from lopt.ops.embedding import embedding_bwd, embedding_fwd, windows_fwd
@@ -31,8 +31,10 @@ from lopt.tasks.text_windows import (
     EXTRA,
     LENGTH,
     N_TEXTS,
+    TEXT_DATA,
     VOCAB,
     TextTask,
+    checked_text,
     sample_cell,
     sample_n_train,
     sample_readout,
@@ -133,7 +135,7 @@ def source(k: int) -> Text:
         follower = followers[tokens[t - 1], np.minimum(which[t], SUCCESSORS - 1)]
         tokens[t] = np.where(which[t] < SUCCESSORS, follower, fresh[t])
     flat = np.ascontiguousarray(tokens.T, np.int32).ravel()
-    return Text(SOURCES[k], flat, split_ranges(flat.size))
+    return Text(SOURCES[k], flat, split_ranges(flat.size), SOURCE_VOCAB)
 
 
 @functools.cache
@@ -147,10 +149,20 @@ def stacked(names: str) -> Text:
     sizes = [min(hi - lo for lo, hi in r) for r in ranges]
     parts = [t.ints[lo : lo + n] for t in texts for (lo, _), n in zip(t.splits, sizes, strict=True)]
     ends = np.cumsum([0, *sizes]).tolist()
-    return Text(names, np.concatenate(parts), tuple(itertools.pairwise(ends)))
+    words = max(t.vocabulary for t in texts)
+    return Text(names, np.concatenate(parts), tuple(itertools.pairwise(ends)), words)
 
 
-@register_task("rnn_text_classification")
+@register_task(
+    "rnn_text_classification",
+    model=(
+        "mean over B of softmax cross-entropy of W pool_t(h_t) + b, pool the last, mean or max "
+        "over time"
+    ),
+    data=TEXT_DATA,
+    source="TaskSet (Metz et al. 2020), rnn_text_classification_family",
+    deviations="the class of a window is the text it is from, not a review's rating",
+)
 @dataclasses.dataclass(frozen=True)
 class RnnText(TextTask):
     """Recurrent classification of windows by the text that they come from.
@@ -181,8 +193,8 @@ class RnnText(TextTask):
         """Refuse an unknown text, or fewer than two."""
         names = self.text.split("+")
         for name in names:
-            if name not in (*SOURCES, *TEXTS):
-                raise TaskError(unknown("text", name, (*SOURCES, *TEXTS)))
+            if name not in SOURCES:
+                checked_text("text", name)
         if len(names) < 2:
             raise TaskError(
                 f"text = {self.text!r} is one class; nearest valid: {self.text}+source0"

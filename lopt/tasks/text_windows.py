@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lopt.data import TEXTS, Text, load_text
-from lopt.errors import TaskError, unknown
+from lopt.data import Text, load_text
+from lopt.errors import DataError, TaskError
 from lopt.layout import Layout
 from lopt.ops.recurrent import CORE_SIZES
 from lopt.ops.token_loss import readout_work
@@ -36,6 +36,18 @@ CORPORA = (
 BYTES, SUBWORDS = "bytes", "subwords8k"
 
 
+def checked_text(option: str, name: str) -> Text:
+    """The text of that name: embedded, generated, optional, or a file of the user's.
+
+    Raises:
+        TaskError: it is unknown or cannot be read; says which option asked for it.
+    """
+    try:
+        return load_text(name)
+    except DataError as error:
+        raise TaskError(f"{option} = {name!r}: {error}") from None
+
+
 def check_memory(task: Task) -> None:
     """Refuse a batch whose scratch would exceed WORK_LIMIT.
 
@@ -52,12 +64,14 @@ def check_memory(task: Task) -> None:
         f"scratch, valid: at most {WORK_LIMIT >> 18} MiB; nearest by halving: {batch}"
     )
 
+TEXT_DATA = "windows of an embedded or generated text, or of a file"
+
 
 @dataclasses.dataclass(frozen=True)
 class TextTask(Task):
     """A recurrent core between an embedding of tokens and a linear readout; base of the families.
 
-    text               name of a text, see `lopt.data.load_text`
+    text               name of a text, or of a file of the user's, see `lopt.data.load_text`
     embed_dim          width of the embedding, N(0, 1) at the start
     vocab              tokens; larger ones of the text become vocab - 1
     cell               "vanilla", "gru" or "lstm", and its width `cell_dim`
@@ -106,9 +120,8 @@ class TextTask(Task):
         check_memory(self)
 
     def check_text(self) -> None:
-        """Refuse an unknown text."""
-        if self.text not in TEXTS:
-            raise TaskError(unknown("text", self.text, TEXTS))
+        """Refuse a text that is not there."""
+        checked_text("text", self.text)
 
     @property
     def n_texts(self) -> int:
@@ -178,6 +191,12 @@ class TextTask(Task):
         core = self.recurrent.work_size(self.length - self.steps_unread, batch)
         n = self.positions * batch
         return self.length * batch + core + int(readout_work(n, self.cell_dim, self.outputs))
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one loss and gradient, matrix products only."""
+        core = (self.length - self.steps_unread) * self.recurrent.size
+        return 6.0 * self.batch_size * (core + self.positions * self.cell_dim * self.outputs)
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)

@@ -9,10 +9,22 @@ import numpy as np
 from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.char_rnn import LanguageModel, build_sampled, sample_language_model
-from lopt.tasks.text_windows import SUBWORDS, sample_readout
+from lopt.tasks.text_windows import SUBWORDS, TEXT_DATA, sample_readout
 
 
-@register_task("word_rnn_language_model")
+@register_task(
+    "word_rnn_language_model",
+    model=(
+        "mean over B (L - 1) positions of the cross-entropy of the next token, logits W h_t + b, "
+        "h_t by a vanilla, GRU or LSTM core"
+    ),
+    data=TEXT_DATA,
+    source="TaskSet (Metz et al. 2020), word_rnn_language_model_family",
+    deviations=(
+        "stand-in text; windows are never padded; just_train is recorded only (upstream=True: all"
+        " splits are the training set)"
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class WordRnn(LanguageModel):
     """Recurrent language model of words.

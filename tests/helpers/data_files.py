@@ -38,7 +38,11 @@ def idx_bytes(array: np.ndarray, code: int) -> bytes:
 
 def write_idx(folder: Path, pack: bool = False) -> Made:
     x, y = examples((5, 6))
-    write = (lambda p, b: Path(f"{p}.gz").write_bytes(gzip.compress(b, mtime=0))) if pack else Path.write_bytes
+    write = (
+        (lambda p, b: Path(f"{p}.gz").write_bytes(gzip.compress(b, mtime=0)))
+        if pack
+        else Path.write_bytes
+    )
     write(folder / "some-images-idx3-ubyte", idx_bytes(x, 8))
     write(folder / "some-labels-idx1-ubyte", idx_bytes(y.astype(np.uint8), 8))
     name = "some-images-idx3-ubyte" + (".gz" if pack else "")
@@ -109,12 +113,16 @@ def write_csv(folder: Path) -> Made:
             table.writerow([row[0], names[label], row[1] / 7, -row[2]])
     values = x * np.array([1, 1 / 7, -1])
     order = [names.index(n) for n in sorted(names)]
-    return Made(folder / "trees.csv", "csv", {"target": "kind"}, values, np.argsort(order)[y], "column")
+    return Made(
+        folder / "trees.csv", "csv", {"target": "kind"}, values, np.argsort(order)[y], "column"
+    )
 
 
 def write_csv_packed(folder: Path) -> Made:
     x, y = examples((4,), top=17)
-    lines = [";".join(map(str, [*row, label])) for row, label in zip(x.tolist(), y.tolist(), strict=True)]
+    lines = [
+        ";".join(map(str, [*row, label])) for row, label in zip(x.tolist(), y.tolist(), strict=True)
+    ]
     packed = gzip.compress("\n".join(lines).encode(), mtime=0)
     (folder / "digits.csv.gz").write_bytes(packed)
     options = {"header": "no", "delimiter": ";"}

@@ -5,7 +5,11 @@ that do not exist on the device and tells how many registers the kernel needs.  
 extra `numba-cuda[cu13]`.
 """
 
+import hashlib
 import importlib.util
+import inspect
+import json
+import os
 import re
 import types as python_types
 from collections.abc import Callable, Sequence
@@ -13,9 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numba
 from numba import types
 
 from lopt import lanes
+from lopt.kernel_cache import digest
 
 CAPABILITY = (9, 0)
 ARCHITECTURE = "sm_90"
@@ -24,7 +30,9 @@ ARCHITECTURE = "sm_90"
 class Compiled(NamedTuple):
     """What the compilers say about a kernel: bytes per thread (stack, spills) and per block."""
 
-    ptx: str
+    target: bool  # made for ARCHITECTURE
+    lanes: bool  # reads the number of its thread
+    barriers: bool  # waits for the other threads
     registers: int
     stack: int
     spills: int
@@ -49,6 +57,28 @@ class _Device:
     """Stands in for the current device, which Numba asks for when a kernel calls another."""
 
     compute_capability = CAPABILITY
+
+
+def compiled(core: Callable, arguments: Sequence[types.Type], returns: bool) -> Compiled:
+    """`compile_kernel`, with the answer kept on disk beside Numba's own cache for as long as no source changes."""
+    import numba_cuda
+
+    own = [
+        digest(Path(inspect.getfile(core.py_func))),
+        digest(Path(lanes.__file__)),
+        core.py_func.__name__,
+    ]
+    key = json.dumps([*own, str(arguments), numba.__version__, numba_cuda.__version__, CAPABILITY])
+    folder = (
+        Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "__pycache__") / "ptx"
+    )
+    kept = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = compile_kernel(core, arguments, returns)
+        kept.with_suffix(f".{os.getpid()}").write_text(json.dumps(found))
+        kept.with_suffix(f".{os.getpid()}").replace(kept)
+    return Compiled(*json.loads(kept.read_text()))
 
 
 def compile_kernel(core: Callable, arguments: Sequence[types.Type], returns: bool) -> Compiled:
@@ -90,7 +120,9 @@ def _linked(ptx: str) -> Compiled:
         return max((int(n) for n in re.findall(pattern, log)), default=0)
 
     return Compiled(
-        ptx,
+        target=f".target {ARCHITECTURE}" in ptx,
+        lanes="%tid.x" in ptx,
+        barriers="bar.sync" in ptx,
         registers=number(r"Used (\d+) registers"),
         stack=number(r"(\d+) bytes stack frame"),
         spills=number(r"(\d+) bytes spill"),

@@ -251,7 +251,7 @@ def read_exactly(file: BinaryIO, count: int, place: str) -> bytearray:
         piece = file.read(min(count - len(data), 1 << 20))
         if not piece:
             raise DataError(
-                f"{place} ends {count - len(data)} bytes early, at offset {file.tell()}"
+                f"{place}: ends {count - len(data)} bytes early, at offset {file.tell()}"
             )
         data += piece
     return data
@@ -269,7 +269,7 @@ def stream_blocks(
     step = block_rows(row_bytes)
     for lo in range(0, rows, step):
         k = min(step, rows - lo)
-        data = read_exactly(file, k * row_bytes, f"{place}, row {lo} or soon after:")
+        data = read_exactly(file, k * row_bytes, f"{place}, rows {lo}..{lo + k - 1}")
         yield np.frombuffer(data, dtype).reshape(k, *shape)
     if file.read(1):  # a packed stream checks its checksum here
         raise DataError(f"{place} goes on after its last row, {rows - 1}")

@@ -105,7 +105,13 @@ def _check(path: Path) -> Header:
         claimed = header.dtype.itemsize
         for n in header.shape:
             claimed *= n
-        base.check_claim(base.shown(path), claimed, size, packed=base.is_packed(path))
+        if base.is_packed(path):
+            base.check_claim(base.shown(path), claimed, size, packed=True)
+        elif claimed != size - file.tell():
+            raise DataError(
+                f"{base.shown(path)} claims {claimed} bytes behind its header, "
+                f"but {size - file.tell()} are there"
+            )
     return header
 
 

@@ -105,7 +105,9 @@ class _array:
         claimed = dtype.itemsize
         for n in shape:
             claimed *= n
+        there = self._info.file_size - self._file.tell()
+        if claimed != there:
+            raise DataError(f"{self._place} claims {claimed} bytes, but {there} bytes are there")
         packed = self._info.compress_type != zipfile.ZIP_STORED
-        base.check_claim(self._place, claimed, self._info.file_size, packed=False)
         base.check_claim(self._place, claimed, self._info.compress_size, packed)
         return self._file, shape, dtype
