@@ -23,7 +23,8 @@ from lopt.lanes import pin_blas_threads
 from lopt.optimizer import optimizer
 from lopt.rollout import Runner, Schedule
 from lopt.store import RunReader
-from lopt.tasks import task
+from lopt.task import TRAIN, Task
+from lopt.tasks import parse_task, task
 
 Figure = dict[str, Any]
 ROLLOUT_TARGETS = {
@@ -31,6 +32,20 @@ ROLLOUT_TARGETS = {
     "adam": 30000.0,
 }  # inner steps / s on one core, small task
 SMALL_TASK = {"data": "digits", "hidden": (32,), "batch_size": 64}
+MATRIX_TASKS = {  # matrix-dominated: loss and gradient should reach 35 % of sgemm
+    "MLP 64-128-128-10, batch 64": "mlp:hidden=[128,128],batch_size=64",
+    "LSTM language model, hidden 64": (
+        "char_rnn_language_model:cell=lstm,cell_dim=64,embed_dim=64,length=32,batch_size=64,"
+        'cell_initialisers=["sonnet"]'
+    ),
+    "transformer language model, width 64": "transformer_lm:width=64,heads=4,layers=2,length=32,batch_size=32",
+    "3 x 3 x 32 convolutions on 16 x 16": (
+        'conv_pooling:data=textures16,channels=[32,32,32],strides=[1,1,1],padding=["same","same","same"],batch_size=64'
+    ),
+}
+MATRIX_SHARE = 35.0  # %
+REPEATS = 5
+ENOUGH_S = 1.0  # stop repeating a step after so many seconds
 EXAMPLE_CONFIG = Path(__file__).parent.parent / "experiments" / "01_digits" / "config.toml"
 
 
@@ -67,6 +82,24 @@ def median_seconds(run: Callable[[], object], repeats: int = 7) -> float:
     return statistics.median(times)
 
 
+def step_ms(task: Task) -> float:
+    """Milliseconds of one loss and gradient on a training batch: the lower quartile of some calls after the first."""
+    pin_blas_threads()
+    stream = rng.stream(0)
+    params, rows = task.init(stream), np.empty(task.batch_size, np.int64)
+    grad = np.empty_like(params)
+    work = np.zeros(task.work_size(rows.size), np.float32)
+    times: list[float] = []
+    for step in range(REPEATS + 1):
+        rows[:] = rng.integers(rows.size, *task.splits[TRAIN], stream, rng.BATCH + TRAIN, step)
+        begin = time.perf_counter()
+        task.entry(params, grad, task.arrays, rows, stream, TRAIN, step, work, 1)
+        times.append(time.perf_counter() - begin)
+        if sum(times) > ENOUGH_S and step > 0:
+            break
+    return 1e3 * float(np.quantile(times[1:], 0.25))
+
+
 def sgemm_rate(n: int = 2048) -> float:
     """GFLOP/s of an n x n x n float32 matrix product on one thread: the yardstick."""
     pin_blas_threads()
@@ -77,13 +110,31 @@ def sgemm_rate(n: int = 2048) -> float:
 
 def cpu() -> list[Figure]:
     """Rollouts of the small task on one core."""
-    found = [figure("sgemm 2048^3, one thread", sgemm_rate(), "GFLOP/s")]
+    sgemm = sgemm_rate()
+    found = [figure("sgemm 2048^3, one thread", sgemm, "GFLOP/s")]
     small = task("mlp", **SMALL_TASK)
-    found.append(figure("small task, loss + gradient", 1e-3 / evaluation_seconds(small), "1000/s"))
-    for name in ("sgd", "adam", "mlp", "adafac_mlp", "hierarchical"):
+    found.append(
+        figure(
+            "small task, loss + gradient (sgd rollout)",
+            1e-3 * rollout_rate(small, "sgd"),
+            "1000/s",
+            45.0,
+        )
+    )
+    for name in ("adam", "mlp", "adafac_mlp", "hierarchical"):
         rate = rollout_rate(small, name)
         label = f"{name} rollout, small task (64-32-10, batch 64)"
         found.append(figure(label, rate, "inner steps/s", ROLLOUT_TARGETS.get(name)))
+    return found + matrix_tasks()
+
+
+def matrix_tasks() -> list[Figure]:
+    """Loss and gradient of matrix-dominated tasks: % of the sgemm rate measured right before each."""
+    found = []
+    for label, name in MATRIX_TASKS.items():
+        t = parse_task(name)
+        share = [100 * t.operations / (1e6 * step_ms(t)) / sgemm_rate() for _ in range(3)]
+        found.append(figure(label, statistics.median(share), "% of sgemm", MATRIX_SHARE))
     return found
 
 
@@ -95,11 +146,6 @@ def rollout_rate(task_, name: str) -> float:
     steps = 400 if opt.uses_loss else 4000
     particle = runner.start(theta, stream)
     return steps / median_seconds(lambda: runner.advance(theta, particle, steps, stream))
-
-
-def evaluation_seconds(task_) -> float:
-    """Seconds of one loss-and-gradient call, from a loop of sgd steps (their update is negligible)."""
-    return 1.0 / rollout_rate(task_, "sgd")
 
 
 def es() -> list[Figure]:

@@ -74,6 +74,7 @@ def split_loss(
         rng.integers_into(
             buffers.rows, splits[2 * split], splits[2 * split + 1], stream, rng.BATCH + split, j
         )
+        sync()
         loss = evaluate_augmented(
             evaluate, params, buffers.grad, task_data, buffers.rows, stream, split, j,
             buffers.task_work, 0, augment, buffers.grad, buffers.augment_work,
@@ -136,6 +137,7 @@ def inner_training(
         loss = ceiling
         if alive:
             rng.integers_into(buffers.rows, splits[0], splits[1], stream, rng.BATCH + TRAIN, t)
+            sync()
             loss = evaluate_augmented(
                 evaluate, params, buffers.grad, task_data, buffers.rows, stream, TRAIN, t,
                 buffers.task_work, 1, augment, memory, buffers.augment_work,

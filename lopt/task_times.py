@@ -1,39 +1,16 @@
 """What one training step of every task costs on one core of this machine."""
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from lopt import rng, store
-from lopt.bench import sgemm_rate
-from lopt.lanes import pin_blas_threads
+from lopt import store
+from lopt.bench import sgemm_rate, step_ms
 from lopt.progress import Progress
-from lopt.task import TASKS, TRAIN, Task
+from lopt.task import TASKS
 from lopt.tasks import parse_task
 from lopt.tasks.catalogue import SEEDS, entries
-
-REPEATS = 5
-ENOUGH_S = 1.0  # stop repeating a task after so many seconds
-
-
-def step_ms(task: Task) -> float:
-    """Milliseconds of one loss and gradient on a training batch: the lower quartile of some calls after the first."""
-    pin_blas_threads()
-    stream = rng.stream(0)
-    params, rows = task.init(stream), np.empty(task.batch_size, np.int64)
-    grad = np.empty_like(params)
-    work = np.zeros(task.work_size(rows.size), np.float32)
-    times: list[float] = []
-    for step in range(REPEATS + 1):
-        rows[:] = rng.integers(rows.size, *task.splits[TRAIN], stream, rng.BATCH + TRAIN, step)
-        begin = time.perf_counter()
-        task.entry(params, grad, task.arrays, rows, stream, TRAIN, step, work, 1)
-        times.append(time.perf_counter() - begin)
-        if sum(times) > ENOUGH_S and step > 0:
-            break
-    return 1e3 * float(np.quantile(times[1:], 0.25))
 
 
 def chosen(

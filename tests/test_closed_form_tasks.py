@@ -1,4 +1,4 @@
-"""Quadratic and two-dimensional tasks against what is known about them in closed form."""
+"""Quadratic, two-dimensional and logistic tasks against what is known about them in closed form."""
 
 import json
 import math
@@ -12,8 +12,9 @@ from scipy.stats import beta, kstest
 
 from lopt import rng, tasks  # noqa: F401 - importing registers
 from lopt.errors import TaskError
-from lopt.task import OUTER_VALID, TRAIN, Task, task
+from lopt.task import OUTER_VALID, TRAIN, Task, TaskData, task
 from lopt.tasks.functions2d import FUNCTIONS, Function2D
+from lopt.tasks.logistic import Logistic
 from lopt.tasks.quadratic import EIGEN, FLOOR, Quadratic, eigen_noise_product, mirror_vectors
 
 STREAM = rng.stream(11)
@@ -287,19 +288,55 @@ def test_logsumexp_does_not_overflow() -> None:
     )
 
 
+# Task set specification 4.1: ends of the intervals of x and y; none: standard normal
+BOXES = {
+    "rosenbrock": (-5.0, 10.0, -5.0, 10.0),
+    "ackley": (-32.768, 32.768, -32.768, 32.768),
+    "beale": (-4.5, 4.5, -4.5, 4.5),
+    "styblinski_tang": (-5.0, 5.0, -5.0, 5.0),
+    "matyas": (-10.0, 10.0, -10.0, 10.0),
+    "branin": (-5.0, 10.0, 0.0, 15.0),
+    "michalewicz": (0.0, math.pi, 0.0, math.pi),
+}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_starting_points_fill_the_published_box(name: str) -> None:
     points = np.array([Function2D(name).init(rng.stream(k)) for k in range(400)])
-    box = FUNCTIONS[name].start
-    for values, side in zip(points.T, box or (None, None), strict=True):
-        law = ("norm", (0.0, 1.0)) if side is None else ("uniform", (side[0], side[1] - side[0]))
-        assert kstest(values, *law).pvalue > 1e-5
+    for i, values in enumerate(points.T):
+        if name not in BOXES:
+            assert kstest(values, "norm").pvalue > 1e-5
+            continue
+        low, high = BOXES[name][2 * i : 2 * i + 2]
+        assert kstest(values, "uniform", (low, high - low)).pvalue > 1e-5
+        assert low <= values.min() < low + 0.03 * (high - low)
+        assert high - 0.03 * (high - low) < values.max() <= high
 
 
 def test_a_fixed_start_is_the_same_on_every_run() -> None:
     fixed = [Function2D("ackley", fixed_start=True).init(rng.stream(k)) for k in range(3)]
     assert fixed[0].tolist() == fixed[1].tolist() == fixed[2].tolist()
     assert (fixed[0] != Function2D("ackley").init(rng.stream(0))).all()
+
+
+# Logistic regression
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+def test_the_penalty_is_half_l2_times_the_squared_weights(scale: float) -> None:
+    """Its gradient is l2 w on the weights and nothing on the biases."""
+    losses, grads, l2 = [], [], 0.25
+    for t in (Logistic(l2=0.0, batch_size=4), Logistic(l2=l2, batch_size=4)):
+        params = scale * rng.normals(t.layout.size, STREAM, rng.TASK).astype(np.float64)
+        data = TaskData(t.arrays.floats.astype(np.float64), *t.arrays[1:3], np.array([t.l2]))
+        grad, work = np.full_like(params, np.nan), np.full(t.work_size(4), np.nan)
+        losses.append(t.core(params, grad, data, np.arange(4), STREAM, TRAIN, 0, work, 1))
+        grads.append(grad)
+    w, b = t.layout.views(params).values()
+    penalty, pull = 0.5 * l2 * (w**2).sum(), t.layout.views(grads[1] - grads[0])
+    assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-5, abs=1e-15 * losses[0])
+    np.testing.assert_allclose(pull["w"], l2 * w, rtol=1e-9, atol=1e-15)
+    assert (pull["b"] == 0.0).all() and b.size == 10
 
 
 # Both

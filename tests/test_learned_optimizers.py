@@ -123,6 +123,22 @@ def test_impossible_options_are_refused(name: str, options: dict, message: str) 
 
 
 @pytest.mark.parametrize("name", REFERENCES)
+def test_initial_weights_have_their_law_and_are_drawn_apart(name: str) -> None:
+    """N(0, 2 / fan in) before a ReLU, N(0, 1 / fan in) elsewhere, within 5 standard errors; all else is 0."""
+    opt, drawn = optimizer(name), []
+    for key, w in opt.theta_layout.views(opt.init_theta(3)).items():
+        if not key.split("/")[-1].startswith("w"):
+            assert (w == 0.0).all(), key
+            continue
+        gain = 2.0 if key in ("w0", "w1", "mlp/w0", "mlp/w1") else 1.0
+        z = w.ravel() * math.sqrt(w.shape[0] / gain)
+        assert abs(z.mean()) < 5.0 / math.sqrt(z.size), key
+        assert abs((z**2).mean() - 1.0) < 5.0 * math.sqrt(2.0 / z.size), key
+        drawn.append(z)
+    assert len({z[:8].round(4).tobytes() for z in drawn}) == len(drawn) > 2
+
+
+@pytest.mark.parametrize("name", REFERENCES)
 def test_empty_tensors_change_nothing(name: str) -> None:
     opt = optimizer(name)
     with_empty = Layout((("w", (4, 3)), ("none", (0, 5)), ("b", (3,)), ("void", (0,))))

@@ -364,7 +364,8 @@ def test_normalised_mlp_does_not_feel_the_scale_of_its_weights(norm: str) -> Non
         ({"norm": "bach"}, "unknown norm 'bach'; did you mean 'batch'"),
         ({"hidden": ()}, r"hidden = \[\], valid: one width at least; nearest: \[1\]"),
         ({"reference_rows": 1}, "reference_rows = 1, .*nearest: 2"),
-        ({"affine": 1}, "affine = 1, valid: true or false"),
+        ({"gamma": 1}, "gamma = 1, valid: true or false"),
+        ({"keep": 0.0}, "keep = 0.0, valid: a number above 0, at most 1; nearest: 1"),
     ],
 )
 def test_bad_options_of_norm_mlp_are_named(options: dict, message: str) -> None:

@@ -11,11 +11,10 @@ from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.pooling_time import POOLINGS, pool_bwd, pool_fwd
 from lopt.ops.recurrent import core_bwd, core_fwd, core_params, core_scratch
 from lopt.ops.token_loss import BLOCK_LOGITS, BLOCK_ROWS, block_rows, readout, readout_work
-from lopt.tasks.initialisers import TRUNCATED_STD
+from lopt.tasks.initialisers import TRUNCATED_STD, draw
 from lopt.tasks.recurrent_core import (
     WEIGHTS,
     Core,
-    draw_weights,
     window_reference,
     window_reference_bwd,
 )
@@ -302,7 +301,7 @@ def test_weights_of_a_core_are_drawn_apart() -> None:
 
 
 def test_default_weights_are_not_corrected_for_the_cut() -> None:
-    w = draw_weights("default", 1.0, (200, 100), STREAM, 0)
+    w = draw("sonnet", 1.0, (200, 100), STREAM, 0)
     assert w.std() == pytest.approx(TRUNCATED_STD / np.sqrt(200.0), rel=0.03)
 
 

@@ -1,5 +1,8 @@
 """Inner training: closed forms, both surfaces give the same numbers, truncation changes nothing, divergence is data."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 from helpers.reference_learned import LossStatistics
@@ -7,10 +10,14 @@ from helpers.reference_learned import LossStatistics
 import lopt
 from lopt import rng
 from lopt.arch.hierarchical_views import memory_of
+from lopt.arch.sgd import Sgd
 from lopt.errors import DeviceError, OptimizerError, UsageError
-from lopt.optimizer import OPTIMIZERS
+from lopt.lanes import entry_point
+from lopt.layout import Layout
+from lopt.optimizer import OPTIMIZERS, STEP_SIG
 from lopt.rollout import CEILING, DIVERGED, EVALUATIONS, FLAG, FLAG_STEP, Runner, Schedule
-from lopt.task import INNER_VALID, OUTER_VALID, TRAIN
+from lopt.task import EVALUATE_SIG, INNER_VALID, OUTER_VALID, TRAIN, TaskData
+from lopt.tasks.quadratic import Quadratic
 
 SMALL = {"data": "digits", "hidden": (8,), "batch_size": 16}
 
@@ -165,6 +172,66 @@ def test_a_diverged_particle_stays_diverged() -> None:
     before = particle.params.copy()
     runner.advance(theta, particle, 5, rng.stream(0))
     np.testing.assert_array_equal(particle.params, before)
+
+
+FAULTS = ("nan loss", "inf loss", "nan gradient", "inf gradient", "refused step", "nan parameter")
+
+
+@entry_point(EVALUATE_SIG)
+def faulty_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
+    """Loss 1 and gradient 0; from step 3 on of the training what data.sizes ends with."""
+    fault = data.sizes[data.sizes.size - 1] if with_grad != 0 and step >= 3 else -1
+    if with_grad != 0:
+        grad[:] = 0.0
+        if fault == 2 or fault == 3:
+            grad[1] = np.nan if fault == 2 else np.inf
+    return np.nan if fault == 0 else (np.inf if fault == 1 else 1.0)
+
+
+@entry_point(STEP_SIG)
+def faulty_step(theta, params, grad, state, loss, is_valid, data, work):
+    """No movement; in the fourth call what data.sizes says."""
+    state[0] += 1.0
+    if state[0] == 4.0 and data.sizes[0] == 5:
+        params[1] = np.nan
+    return 1 if state[0] == 4.0 and data.sizes[0] == 4 else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultyTask(Quadratic):
+    fault: int = 0
+    entry = faulty_evaluate
+
+    @functools.cached_property
+    def arrays(self) -> TaskData:
+        arrays = super().arrays
+        return arrays._replace(sizes=np.append(arrays.sizes, self.fault))
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultyOptimizer(Sgd):
+    fault: int = 0
+    entry = faulty_step
+
+    def sizes(self, layout: Layout) -> np.ndarray:
+        return np.array([self.fault], np.int64)
+
+    def state_size(self, layout: Layout) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("fault", range(len(FAULTS)), ids=FAULTS)
+def test_whatever_is_not_finite_ends_a_training_where_it_happens(fault: int) -> None:
+    """The loss of that step still counts if there was one; later ones are the ceiling."""
+    trace = lopt.rollout(
+        FaultyTask(dims=3, fault=fault), FaultyOptimizer(fault=fault), steps=6,
+        schedule=Schedule(outer_every=1, ceiling=1e3),
+    )  # fmt: skip
+    assert (trace.status, trace.status_step) == ("diverged", 3)
+    last = 1e3 if fault < 2 else 1.0
+    np.testing.assert_array_equal(trace.train_loss, [1.0, 1.0, 1.0, last, 1e3, 1e3])
+    np.testing.assert_array_equal(trace.outer_loss, [1.0, 1.0, 1.0, 1e3, 1e3, 1e3])
+    assert np.isfinite(trace.params["x"]).all()
 
 
 def test_an_antithetic_pair_with_zero_perturbation_is_identical() -> None:

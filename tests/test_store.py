@@ -540,6 +540,7 @@ def claim(**how: Any) -> Callable[[h5py.File], Any]:
 
 ADAM = json.loads(optimizer("adam").theta_layout.to_json())
 THETA = optimizer("adam").init_theta()
+TUNED = optimizer("adam", learning_rate=0.01).init_theta()  # as `make` saves it
 HUGE = [["x", [2**45]]]
 LIES: dict[str, tuple[dict[str, Any], Callable[[h5py.File], Any], str]] = {
     "short theta": ({"layout": ADAM}, put(THETA[:-1]), r"theta has shape .* its layout needs"),
@@ -696,6 +697,26 @@ def test_damage_anywhere_is_refused_or_harmless(kind: str, tmp_path: Path) -> No
                 wanted = wanted[: found["rows"]]
             assert name == "rows" or same(value, wanted), name
     assert refused >= 8  # at the least, every truncation
+
+
+# What HDF5 does not guard itself: numbers, and texts too long for an object header.
+ALTERED: dict[str, tuple[bytes, bytes]] = {
+    "run": (b"sigma = 0.01", b"sigma = 0.09"),
+    "checkpoint": (ARRAYS["es/noise"].tobytes(), (ARRAYS["es/noise"] + 1).tobytes()),
+    "weights": (TUNED.tobytes(), (TUNED + 1).tobytes()),
+    "eval": (results().seconds.tobytes(), (results().seconds + 1).tobytes()),
+    "times": (np.array([0.5, 200.0]).tobytes(), np.array([0.5, 20.0]).tobytes()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_altered_content_is_noticed(kind: str, tmp_path: Path) -> None:
+    path = make(kind, tmp_path)
+    old, new = ALTERED[kind]
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(StoreError, match="checksum"):
+        content(kind, path)
 
 
 # Summaries

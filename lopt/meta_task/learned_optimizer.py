@@ -287,8 +287,16 @@ class LearnedOptimizer(Task):
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """A hand-made and a learned optimizer, on a smooth task."""
+        """A hand-made and a learned optimizer; a wide sigma, as differences of float32 losses are divided by it."""
         small = functools.partial(
-            cls, "mlp:hidden=[2],batch_size=3,activation=tanh", unroll=2, problems=9, pairs=1
+            cls,
+            "mlp:hidden=[2],batch_size=3,activation=tanh",
+            unroll=2,
+            problems=9,
+            pairs=1,
+            sigma=0.2,
         )
-        return [small("adam:learning_rate=0.01"), small("mlp:hidden=2,step_mult=0.05", sigma=0.1)]
+        return [
+            small(optimizer="adam:learning_rate=0.02"),
+            small(optimizer="mlp:hidden=2,step_mult=0.05"),
+        ]

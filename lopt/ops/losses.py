@@ -3,7 +3,7 @@
 import numpy as np
 
 from lopt.lanes import kernel, lane, lanes, sum32, sync
-from lopt.ops.elementary import exp, log
+from lopt.ops.elementary import exp, log, sigmoid
 
 
 @kernel
@@ -50,6 +50,39 @@ def cross_entropy(logits, labels, rows, losses, partials):
         row[label] = -rest * factor  # softmax - 1 without the cancellation
     sync()
     return sum32(losses, batch, partials) * scale
+
+
+@kernel
+def sigmoid_squares(logits, labels, rows, losses, partials):
+    """Mean over batch and classes of (onehot - sigmoid(l))^2; logits are OVERWRITTEN with its gradient.
+
+    Shapes as in `cross_entropy`.  The true class's logit changes its sign for the time being:
+    1 - sigmoid(l) = sigmoid(-l), so that no term cancels.
+    """
+    batch, classes = logits.shape
+    two = logits.dtype.type(2.0)
+    scale = logits.dtype.type(1.0) / logits.dtype.type(batch * classes)
+    for r in range(lane(), batch, lanes()):
+        row, label = logits[r], labels[rows[r]]
+        row[label] = -row[label]
+        total = logits.dtype.type(0.0)
+        for j in range(classes):
+            s = sigmoid(row[j])
+            total += s * s
+            # d s^2 / dl = 2 s^2 (1 - s)
+            row[j] = two * scale * (s * s * sigmoid(-row[j]))
+        row[label] = -row[label]
+        losses[r] = total
+    sync()
+    return sum32(losses, batch, partials) * scale
+
+
+def sigmoid_squares_reference(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The same loss and gradient in plain NumPy float64; shapes as in `cross_entropy_reference`."""
+    sign = np.ones_like(logits)
+    sign[np.arange(labels.size), labels] = -1.0
+    s, rest = (np.exp(-np.logaddexp(0.0, -x * sign * logits)) for x in (1.0, -1.0))
+    return float((s**2).mean()), sign * 2.0 * s**2 * rest / logits.size
 
 
 def cross_entropy_reference(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Layer norm, batch norm and virtual batch norm as forward and backward pairs.
+"""Layer norm, batch norm, virtual and frozen batch norm as forward and backward pairs.
 
 All of them: y = gamma xhat + beta with xhat = (x - mean) rstd and rstd = 1 / sqrt(var + eps), the variance biased.  They
 differ in the numbers that mean and variance are taken over:
@@ -9,6 +9,8 @@ differ in the numbers that mean and variance are taken over:
                          section 3.5).  A row's result then does not depend on the other rows of the batch, and the
                          gradient flows through the reference rows too.  Deviation: there an example joins the reference
                          batch for its own statistics; here it does not.
+    frozen batch norm    nothing: mean 0 and variance 1, what moving averages start from.  Batch norm in inference mode
+                         whose averages nobody ever updated, as some fixed tasks of TaskSet have it
 `x` is a matrix (M, C): for an image batch (B, H, W, C) its (B H W, C) view, so that the statistics of a channel run over
 examples and positions.
 
@@ -169,6 +171,43 @@ def batch_norm_bwd(xhat, counted, rstd, gamma, d, dgamma, dbeta, partials):
         else:
             for j in range(c):
                 g[j] *= factor[j]
+    sync()
+
+
+@kernel
+def frozen_norm_fwd(x, gamma, beta, eps, xhat, y):
+    """y = gamma x / sqrt(1 + eps) + beta.
+
+    Shapes: x (M, C); gamma, beta (C,) or empty; xhat and y (M, C) OVERWRITTEN.  x may be xhat.
+    """
+    m, c = x.shape
+    scale = x.dtype.type(1.0) / x.dtype.type(math.sqrt(x.dtype.type(1.0) + x.dtype.type(eps)))
+    for r in range(lane(), m, lanes()):
+        source, target = x[r], xhat[r]
+        for j in range(c):
+            target[j] = scale * source[j]
+    _scale_shift(xhat, gamma, beta, y)
+    sync()
+
+
+@kernel
+def frozen_norm_bwd(xhat, gamma, eps, d, dgamma, dbeta, partials):
+    """d, the gradient of y, becomes that of x; shapes as in `batch_norm_bwd`."""
+    # y = gamma xhat + beta
+    if dgamma.size + dbeta.size > 0:
+        column_sums(xhat, d, d.shape[0], partials)
+        _store_sums(partials, d.shape[1], dgamma, dbeta)
+    # xhat = x / sqrt(1 + eps)
+    m, c = d.shape
+    scale = d.dtype.type(1.0) / d.dtype.type(math.sqrt(d.dtype.type(1.0) + d.dtype.type(eps)))
+    for r in range(lane(), m, lanes()):
+        g = d[r]
+        if gamma.size == 0:
+            for j in range(c):
+                g[j] *= scale
+        else:
+            for j in range(c):
+                g[j] *= gamma[j] * scale
     sync()
 
 

@@ -12,7 +12,7 @@ from lopt.errors import TaskError, unknown
 
 TRUNCATED_STD = 0.8796256610342398  # of a standard normal cut at 2, as TensorFlow 1.15 has it
 SCALED = ("orthogonal", "random_uniform", "random_normal", "truncated_normal", "variance_scaling")
-INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", *SCALED)
+INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "sonnet", *SCALED)
 
 
 def check_initialiser(name: str, scale: float) -> None:
@@ -54,6 +54,8 @@ def draw(
         random_normal     N(0, s^2)
         truncated_normal  N(0, s^2): upstream does not truncate it either
         variance_scaling  Z sqrt(s / fan_in)
+        sonnet            0.88 Z / sqrt(fan_in), the cut not corrected for: what the original library does
+                          where a task asks for nothing
 
     Raises:
         TaskError: unknown name.
@@ -61,6 +63,8 @@ def draw(
     fan_in, fan_out = fans(shape)
     n = math.prod(shape)
     match name:
+        case "sonnet":
+            return cut_normals(shape, fan_in, stream, tensor)
         case "he_uniform":
             w = math.sqrt(6 / fan_in) * centred_uniforms(n, stream, tensor)
         case "glorot_uniform":
@@ -99,6 +103,12 @@ def truncated_normals(n: int, stream: np.ndarray, tensor: int) -> np.ndarray:
         start += more.size
         kept = np.concatenate([kept, more[np.abs(more) <= 2.0]])
     return kept[:n] / TRUNCATED_STD
+
+
+def cut_normals(shape: tuple[int, ...], fan_in: int, stream: np.ndarray, tensor: int) -> np.ndarray:
+    """Normals cut at two standard deviations, divided by sqrt(fan_in), float32."""
+    z = TRUNCATED_STD * truncated_normals(math.prod(shape), stream, tensor)
+    return (z / math.sqrt(fan_in)).reshape(shape).astype(np.float32)
 
 
 def orthogonal(rows: int, columns: int, stream: np.ndarray, tensor: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from lopt import rng
-from lopt.data import Dataset, blobs, load, split_ranges
-from lopt.errors import DataError, TaskError
+from lopt.data import DATASETS, Dataset, blobs, load, split_ranges
+from lopt.errors import DataError, TaskError, unknown
 from lopt.lanes import (
     add_square_partials,
     clear_partials,
@@ -129,7 +129,10 @@ class Logistic(Task):
         try:
             rows = self.dataset.rows
         except DataError as error:
-            raise TaskError(f"data: {error}") from error
+            names = {*DATASETS, *GENERATED}  # the loader does not know of the generated ones
+            known = str(error).startswith("unknown data set")
+            text = unknown("data set", self.data, names) if known else str(error)
+            raise TaskError(f"data: {text}") from error
         check_batch_size(self.batch_size, rows)
 
     @property

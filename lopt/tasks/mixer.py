@@ -169,7 +169,9 @@ def mixer_entry(params, grad, data, rows, stream, split, step, work, with_grad):
 )
 @dataclasses.dataclass(frozen=True)
 class Mixer(ImageTask):
-    """Image classification by an MLP-mixer (Tolstikhin et al. 2021, "MLP-Mixer: an all-MLP architecture for vision").
+    """Image classification by an MLP-mixer.
+
+    Tolstikhin et al. 2021, "MLP-Mixer: an all-MLP architecture for vision".
 
     Patches are projected to the width; L times a part that mixes tokens (`lopt.ops.mixing`), then one that mixes
     channels (`lopt.ops.transformer`); norm; mean over the tokens; linear readout.  Loss: mean softmax cross-entropy.

@@ -12,7 +12,12 @@ from lopt.lanes import entry_point, kernel
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.images import IMAGE_SIZES, gather_images
-from lopt.ops.losses import cross_entropy, cross_entropy_reference
+from lopt.ops.losses import (
+    cross_entropy,
+    cross_entropy_reference,
+    sigmoid_squares,
+    sigmoid_squares_reference,
+)
 from lopt.ops.mlp_stack import (
     stack_bwd,
     stack_bwd_reference,
@@ -30,16 +35,18 @@ from lopt.tasks.initialisers import INITIALISERS, check_initialiser, draw
 
 SEED_OFFSET = 99123491  # of the published sampler's seeds
 
+LOSSES = ("cross_entropy", "sigmoid_squares")
+
 # Behind the image block of data.sizes; widths 0..L follow.
-_ACTIVATION, _UNITS, _SCRATCH, _WIDTHS = (IMAGE_SIZES + k for k in range(4))
+_ACTIVATION, _LOSS, _UNITS, _SCRATCH, _WIDTHS = (IMAGE_SIZES + k for k in range(5))
 
 
 @kernel
 def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
-    """Mean softmax cross-entropy of an MLP and its gradient; see `lopt.task.Task`.
+    """Mean loss of an MLP classifier and its gradient; see `lopt.task.Task`.
 
-    data.sizes: image block, activation code, units and scratch per example of the stack, widths
-    0..L.  data.hyper: image block.
+    data.sizes: image block, activation code, loss, units and scratch per example of the stack,
+    widths 0..L.  data.hyper: image block.
     Scratch: the stack's activations, from the images to the logits | scratch of the stack |
     losses (B,) | partials (32,).
     """
@@ -49,13 +56,12 @@ def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     free = end + batch * data.sizes[_SCRATCH]
     gather_images(data, rows, stream, split, step, work[: batch * n].reshape(batch, n))
     stack_fwd(params, widths, code, batch, work[:end])
-    loss = cross_entropy(
-        work[end - batch * classes : end].reshape(batch, classes),
-        data.ints,
-        rows,
-        work[free : free + batch],
-        work[free + batch : free + batch + 32],
-    )
+    logits = work[end - batch * classes : end].reshape(batch, classes)
+    losses, partials = work[free : free + batch], work[free + batch : free + batch + 32]
+    if data.sizes[_LOSS] == 0:
+        loss = cross_entropy(logits, data.ints, rows, losses, partials)
+    else:
+        loss = sigmoid_squares(logits, data.ints, rows, losses, partials)
     if with_grad != 0:
         stack_bwd(params, grad, widths, code, batch, work[:end], work[end:free], 0)
     return loss
@@ -68,16 +74,21 @@ def mlp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
 
 @register_task(
     "mlp",
-    model="mean over B of softmax cross-entropy of W_L f(... f(W_1 x + b_1) ...) + b_L",
+    model=(
+        "mean over B of softmax cross-entropy of W_L f(... f(W_1 x + b_1) ...) + b_L; or mean over B "
+        "and classes of (onehot - sigmoid)^2"
+    ),
     data=IMAGE_DATA,
     source="TaskSet (Metz et al. 2020), mlp_family",
     deviations="stand-in data; train rows limited to those there are",
 )
 @dataclasses.dataclass(frozen=True)
 class Mlp(ImageTask):
-    """Softmax classification by a multi-layer perceptron.
+    """Classification by a multi-layer perceptron.
 
     hidden       widths of the hidden layers; () is softmax regression
+    loss         "cross_entropy" of the softmax; or "sigmoid_squares", the mean over classes of
+                 (onehot - sigmoid(logits))^2, as some of TaskSet's fixed tasks have it
     activation   one of TaskSet's nine, or "linear"
     initialiser  law of the weights, see `lopt.tasks.initialisers.draw`; biases start at 0
     init_scale   scale s of the laws that take one
@@ -88,6 +99,7 @@ class Mlp(ImageTask):
     """
 
     hidden: tuple[int, ...] = (32,)
+    loss: str = "cross_entropy"
     activation: str = "relu"
     initialiser: str = "he_normal"
     init_scale: float = 1.0
@@ -98,6 +110,8 @@ class Mlp(ImageTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_widths("hidden", self.hidden)
+        if self.loss not in LOSSES:
+            raise TaskError(unknown("loss", self.loss, LOSSES))
         if self.activation not in ACTIVATIONS:
             raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
         check_initialiser(self.initialiser, self.init_scale)
@@ -113,8 +127,8 @@ class Mlp(ImageTask):
 
     @functools.cached_property
     def arrays(self) -> TaskData:
-        code, w = ACTIVATIONS.index(self.activation), self.widths
-        sizes = [*self.image_sizes, code, stack_units(w), stack_scratch(w), *w]
+        codes, w = (ACTIVATIONS.index(self.activation), LOSSES.index(self.loss)), self.widths
+        sizes = [*self.image_sizes, *codes, stack_units(w), stack_scratch(w), *w]
         return TaskData(
             self.dataset.floats,
             self.dataset.ints,
@@ -138,7 +152,9 @@ class Mlp(ImageTask):
         tensors = self.layout.views(params)
         x = self.reference_batch(rows, stream, split, step)
         logits, tape = stack_fwd_reference(tensors, x, self.activation)
-        loss, dz = cross_entropy_reference(logits, self.dataset.y[rows])
+        plain = self.loss == "cross_entropy"
+        loss_of = cross_entropy_reference if plain else sigmoid_squares_reference
+        loss, dz = loss_of(logits, self.dataset.y[rows])
         grads, _ = stack_bwd_reference(tensors, tape, dz)
         return loss, self.layout.flatten(grads, np.float64)
 
@@ -168,7 +184,7 @@ class Mlp(ImageTask):
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """Every activation, every initialiser, no hidden layer at all, and an augmentation."""
+        """Every activation, every initialiser, no hidden layer at all, an augmentation, the other loss."""
         every = [
             cls(hidden=(9, 7), activation=a, batch_size=11, center=i % 2 == 1)
             for i, a in enumerate(ACTIVATIONS)
@@ -178,4 +194,5 @@ class Mlp(ImageTask):
         ]
         flipped = (2, True, True, False, 0.0, 0.0, 0.0, 0.0)
         augmented = cls(hidden=(6,), batch_size=9, augmentation=flipped, n_train=50)
-        return [*every, *inits, cls(hidden=(), batch_size=1), augmented]
+        squares = cls(hidden=(6,), loss="sigmoid_squares", batch_size=5)
+        return [*every, *inits, cls(hidden=(), batch_size=1), augmented, squares]

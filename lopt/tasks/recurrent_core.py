@@ -15,13 +15,7 @@ from lopt.errors import TaskError, unknown
 from lopt.ops.activations import ACTIVATIONS, activate_reference
 from lopt.ops.recurrent import CORES, core_gates, core_step
 from lopt.tasks.checks import check_flag, check_integer
-from lopt.tasks.initialisers import (
-    INITIALISERS,
-    TRUNCATED_STD,
-    check_initialiser,
-    draw,
-    truncated_normals,
-)
+from lopt.tasks.initialisers import INITIALISERS, check_initialiser, cut_normals, draw
 
 Tensors = dict[str, np.ndarray]
 
@@ -31,7 +25,7 @@ WEIGHTS = {
     "gru": ("wh", "wz", "wr", "uh", "uz", "ur"),
     "lstm": ("w",),
 }
-LAWS = ("default", "identity", *INITIALISERS)
+LAWS = ("identity", *INITIALISERS)
 
 
 def check_law(option: str, name: str, scale: float) -> None:
@@ -42,29 +36,16 @@ def check_law(option: str, name: str, scale: float) -> None:
     """
     if name not in LAWS:
         raise TaskError(unknown(option, name, LAWS))
-    check_initialiser(INITIALISERS[0] if name in LAWS[:2] else name, scale)
+    check_initialiser(INITIALISERS[0] if name == "identity" else name, scale)
 
 
 def draw_weights(
     name: str, scale: float, shape: tuple[int, int], stream: np.ndarray, tensor: int
 ) -> np.ndarray:
-    """A matrix by `lopt.tasks.initialisers.draw`, or by one of two further laws.
-
-    default   a normal cut at two standard deviations, times 1 / sqrt(fan_in) with no correction
-              for the cut (what the original library does when nothing is asked for)
-    identity  ones on the diagonal (IRNN)
-    """
+    """A matrix by `lopt.tasks.initialisers.draw`, or "identity": ones on the diagonal (IRNN)."""
     if name == "identity":
         return np.eye(*shape, dtype=np.float32)
-    if name == "default":
-        return cut_normals(shape, shape[0], stream, tensor)
     return draw(name, scale, shape, stream, tensor)
-
-
-def cut_normals(shape: tuple[int, ...], fan_in: int, stream: np.ndarray, tensor: int) -> np.ndarray:
-    """Normals cut at two standard deviations, divided by sqrt(fan_in), float32."""
-    z = TRUNCATED_STD * truncated_normals(math.prod(shape), stream, tensor)
-    return (z / math.sqrt(fan_in)).reshape(shape).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +98,7 @@ class Core:
         laws, scales = (
             values * len(names) if len(values) == 1 else values or (default,) * len(names)
             for values, default in (
-                (self.initialisers, "glorot_uniform" if self.kind == "gru" else "default"),
+                (self.initialisers, "glorot_uniform" if self.kind == "gru" else "sonnet"),
                 (self.scales, 1.0),
             )
         )

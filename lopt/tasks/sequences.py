@@ -30,7 +30,8 @@ from lopt.ops.token_loss import readout, readout_work
 from lopt.rng import uniforms_into
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
 from lopt.tasks.checks import check_integer
-from lopt.tasks.recurrent_core import Core, draw_weights, window_reference, window_reference_bwd
+from lopt.tasks.initialisers import draw
+from lopt.tasks.recurrent_core import Core, window_reference, window_reference_bwd
 from lopt.tasks.text_windows import check_memory
 
 KINDS = ("copy", "associative")
@@ -236,7 +237,7 @@ class Sequence(Task):
         views = self.layout.views(params)
         self.recurrent.init(views, stream, 0)
         shape, last = views["w_out"].shape, len(self.layout) - 2
-        views["w_out"][...] = draw_weights("default", 1.0, shape, stream, last)
+        views["w_out"][...] = draw("sonnet", 1.0, shape, stream, last)
         return params
 
     def sequences(

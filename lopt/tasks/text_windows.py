@@ -99,7 +99,7 @@ class TextTask(Task):
     cell_initialisers: tuple[str, ...] = ()
     cell_init_scales: tuple[float, ...] = ()
     trainable_init: bool = False
-    initialiser: str = "default"
+    initialiser: str = "sonnet"
     init_scale: float = 1.0
     length: int = 32
     batch_size: int = 32

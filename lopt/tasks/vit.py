@@ -143,7 +143,9 @@ def vit_entry(params, grad, data, rows, stream, split, step, work, with_grad):
 )
 @dataclasses.dataclass(frozen=True)
 class Vit(ImageTask):
-    """Image classification by a pre-norm vision transformer (Dosovitskiy et al. 2021, "An image is worth 16x16 words").
+    """Image classification by a pre-norm vision transformer.
+
+    Dosovitskiy et al. 2021, "An image is worth 16x16 words".
 
     Patches are projected to the width, a class token goes in front, positions are added; L times an attention part,
     then a feed-forward part (`lopt.ops.transformer`); norm; the class token's row is read out linearly.

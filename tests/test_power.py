@@ -1,0 +1,394 @@
+"""Has the test-suite teeth?  Deliberate breakages of the library, each noticed by a named test.
+
+A breakage replaces one piece of source text in a copy of the library; the named test runs there in a process of its
+own, kernels as plain Python (nothing to compile), and must fail.  All named tests pass in the copy that is whole.
+A new breakage is one more entry of the table; `node` is a test of tests/, fast in plain Python: well under 3 s.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COLLECTED_AND_FAILED = 1  # pytest's code; 2 and 4: it could not import or find the test
+TIMEOUT_S = 120
+# What an edit that is no working program brings about; it proves nothing.
+NOT_A_PROGRAM = re.compile(r"\b(SyntaxError|IndentationError|NameError|ImportError|Unbound\w+)\b")
+
+
+class Breakage(NamedTuple):
+    """`old`, which occurs once in lopt/`file`, becomes `new`; then `node`, a test of tests/, fails."""
+
+    reason: str
+    file: str
+    old: str
+    new: str
+    node: str
+
+
+# Beginnings of names of tests.
+RNG, OPS, DATA, CONFIG = (f"test_{f}.py::test_" for f in ("rng", "ops", "data", "config"))
+TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::test_"
+LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
+ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
+ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
+STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
+
+STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
+TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
+HIERARCHICAL = VERIFY + "trajectory_is_reproduced[case0-rnn_mlp]"
+LOSSES = ROLLOUT + "every_loss_is_that_of_its_split_at_its_address"
+ENDS = ROLLOUT + "whatever_is_not_finite_ends_a_training_where_it_happens"
+SCALED = PARTS + "normalised_slopes_have_unit_rms_in_each_group[1.0]"
+RESUME = TRAIN + "resume_gives_the_bits_of_an_uninterrupted_run"
+FALLBACK = STORE + "a_damaged_checkpoint_falls_back_to_the_one_before[truncated]"
+LIES = STORE + "weights_that_lie_are_refused"
+
+# fmt: off
+BREAKAGES = [Breakage(*entry) for entry in (
+    # Random numbers
+    ("a constant of Philox", "rng.py",
+     "np.uint64(0xD2511F53)", "np.uint64(0xD2511F57)", RNG + "philox_known_answers"),
+    ("order of the counter's words", "rng.py",
+     "philox(block, c1, c2, c3, k0, k1)", "philox(block, c1, c3, c2, k0, k1)",
+     RNG + "address_is_the_documented_one"),
+    ("purpose ignored", "rng.py",
+     "np.uint64(purpose) & _MASK,", "np.uint64(0),", RNG + "address_is_the_documented_one"),
+    ("Box-Muller without the 2", "rng.py",
+     "_F(-2.0) * log_u", "_F(-1.0) * log_u", RNG + "normals_equal_box_muller_in_float64"),
+
+    # Lanes and ops
+    ("no barrier before partial sums are added up", "lanes.py",
+     "    sync()\n    total = partials.dtype.type(0)", "    total = partials.dtype.type(0)",
+     TASKS + "eigen_noise_needs_all_its_barriers"),
+    ("no barrier after a layer's bias", "ops/dense.py",
+     "            row[j] += b[j]\n    sync()", "            row[j] += b[j]", STACK),
+    ("gradient of a bias not summed over the batch", "ops/dense.py",
+     "db[j] += row[j]", "db[j] = row[j]", OPS + "dense_layer"),
+    ("derivative of tanh", "ops/activations.py",
+     "d[i] *= one - y[i] * y[i]", "d[i] *= one - y[i]", OPS + "activation_derivatives[tanh]"),
+    ("gradient of cross-entropy without 1 / B", "ops/losses.py",
+     "factor = scale / total", "factor = logits.dtype.type(1.0) / total",
+     OPS + "cross_entropy_gradient"),
+    ("backward of an MLP skips the activation", "ops/mlp_stack.py",
+     "            activate_bwd(work[h - batch * n : h], x, dz, code)\n", "",
+     OPS + "stack_gradients[widths1]"),
+
+    # Tasks and data
+    ("gradient of a quadratic without the 2", "tasks/quadratic.py",
+     "factor = params.dtype.type(2.0) * c", "factor = c",
+     TASKS + "loss_and_gradient_without_noise[1.0]"),
+    ("the same noise at every step", "tasks/quadratic.py",
+     "rng.normals_into(matrix, 0, stream, purpose, step)",
+     "rng.normals_into(matrix, 0, stream, purpose, 0)",
+     TASKS + "noise_is_fresh_at_every_address_and_repeats_at_the_same[0.3]"),
+    ("gradient of a penalty forgotten", "tasks/logistic.py",
+     "dw[i] += l2 * w[i]", "dw[i] += l2 * l2 * w[i]",
+     TASKS + "the_penalty_is_half_l2_times_the_squared_weights[1.0]"),
+    ("gradient of a test function", "tasks/functions2d.py",
+     "- 400.0 * x * b", "- 200.0 * x * b", TASKS + "values_worked_out_by_hand[rosenbrock]"),
+    ("starting box of a test function", "tasks/functions2d.py",
+     '"beale": Facts(_square(-4.5, 4.5)', '"beale": Facts(_square(-5.0, 5.0)',
+     TASKS + "starting_points_fill_the_published_box[beale]"),
+    ("fan of a convolution without its window", "tasks/initialisers.py",
+     "field = math.prod(shape[:-2])", "field = 1", "test_initialisers.py::test_fans"),
+    ("splits overlap", "data/datasets.py",
+     "tuple(itertools.pairwise(ends))", "tuple((max(a - 1, 0), b) for a, b in itertools.pairwise(ends))",
+     DATA + "split_ranges_of_any_size"),
+    ("rows in the source's order", "data/datasets.py",
+     'np.argsort(words, kind="stable")', "np.arange(rows)", DATA + "permutation_never_changes"),
+    ("labels not permuted with their rows", "data/datasets.py",
+     "y[order].astype(np.int32)", "y.astype(np.int32)", DATA + "labels_belong_to_their_rows"),
+
+    # Optimizers
+    ("adam without bias correction", "arch/adam.py",
+     "step = cast(rate / correct1)", "step = cast(rate)",
+     OPTIMIZERS + "adams_first_step_is_the_sign[1.0-adam]"),
+    ("adam does not count its steps", "arch/adam.py",
+     "state[2 * n] = cast(t)", "state[2 * n] = cast(1.0)", TEXTBOOK + "[adam-1.0]"),
+    ("momentum goes uphill", "arch/sgd.py",
+     "params[i] -= rate * m\n", "params[i] += rate * m\n",
+     OPTIMIZERS + "momentum_is_powers_of_a_matrix[momentum]"),
+    ("lion mixes with the wrong decay", "arch/adaptive.py",
+     "c = b1 * state[i] + a1 * grad[i]", "c = b2 * state[i] + a2 * grad[i]",
+     TEXTBOOK + "[lion-1.0]"),
+    ("sign of lion", "arch/adaptive.py",
+     "sign = step if c > zero", "sign = -step if c > zero", OPTIMIZERS + "lion_steps_by_the_sign"),
+    ("adafactor without the mean of its rows", "arch/adafactor.py",
+     "math.sqrt(rows[rest * nb + j] / mean)", "math.sqrt(rows[rest * nb + j])",
+     OPTIMIZERS + "adafactor_is_exact_when_squares_have_rank_one"),
+    ("message between tensors dropped", "arch/hierarchical.py",
+     "row[i] = memory.between[i]", "row[i] = 0.0", HIERARCHICAL),
+    ("message from the parameters dropped", "arch/hierarchical.py",
+     "row[memory.between.size + i] = memory.from_mlp[k, i]",
+     "row[memory.between.size + i] = 0.0", HIERARCHICAL),
+    ("features in another order", "arch/features.py",
+     "rows[3 + 2 * n_decays + k], rows[3 + 3 * n_decays + k]",
+     "rows[3 + 3 * n_decays + k], rows[3 + 2 * n_decays + k]", HIERARCHICAL),
+    ("no barrier between clip and sum", "arch/gradient_clip.py",
+     "            g[i] = min(max(g[i], -bound), bound)\n        sync()\n",
+     "            g[i] = min(max(g[i], -bound), bound)\n",
+     LEARNED + "long_reductions_do_not_depend_on_the_lanes[hierarchical]"),
+    ("equal initial weights in all layers", "arch/mlp_optimizer.py",
+     "stream, rng.THETA, k)", "stream, rng.THETA, 0)",
+     LEARNED + "initial_weights_have_their_law_and_are_drawn_apart[mlp]"),
+    ("verification that passes everything", "verify.py",
+     "worst = max(worst, error / largest[key]", "worst = max(worst, 0.0 * largest[key]",
+     VERIFY + "a_small_change_of_theta_is_noticed[case0-mlp]"),
+
+    # Inner training
+    ("meta-loss on training rows", "rollout.py",
+     "stream, OUTER_VALID,\n", "stream, TRAIN,\n", LOSSES),
+    ("batches from all splits", "rollout.py",
+     "splits[0], splits[1], stream", "splits[0], splits[7], stream", LOSSES),
+    ("validation loss at the wrong steps", "rollout.py",
+     "t % valid_every == 0", "(t + 1) % valid_every == 0", LOSSES),
+    ("divergence not flagged", "rollout.py",
+     "status[FLAG] = DIVERGED", "status[FLAG] = CEILING", ENDS + "[nan loss]"),
+    ("NaN in a gradient passed on", "rollout.py",
+     " and count_nonfinite(buffers.grad) == 0", "", ENDS + "[nan gradient]"),
+    ("a refused step goes on", "rollout.py",
+     "alive = code == 0 and count", "alive = count", ENDS + "[refused step]"),
+    ("losses not normalised", "meta.py",
+     "np.clip((loss - self.low) / (self.high - self.low), *clip)", "np.clip(loss, *clip)",
+     META + "normalised_losses_are_1_before_training_and_0_at_the_lowest"),
+    ("a short window weighs as much", "meta.py",
+     " * steps / self._truncation", "",
+     META + "windows_add_up_to_the_mean_over_the_episode_in_units_of_k"),
+    ("weights of tasks ignored", "meta.py",
+     "np.asarray(weights, float) / np.sum(weights)", "np.ones(len(weights)) / len(weights)",
+     META + "tasks_are_drawn_by_their_weights"),
+
+    # Evolution strategies
+    ("sum of PES not reset", "es/estimators.py",
+     "state.xi[state.t == 0] = 0", "pass",
+     ES + "pes_accumulator_starts_at_the_current_perturbation"),
+    ("noise not reused", "es/estimators.py",
+     "return state.episode", "return np.full_like(state.episode, outer_step)",
+     ES + "nres_windows_add_up_to_full_es"),
+    ("truncated ES goes on from a perturbed particle", "es/estimators.py",
+     "{key: array.copy() for key, array in mean.items()}", "mean",
+     ES + "the_configuration_of_a_run_fits[raw]"),
+    ("slope of a pair without the 2", "es/estimator.py",
+     "/ (2 * self.sigma)", "/ self.sigma", ES + "one_pair_in_one_dimension"),
+    ("lost pairs count as 0", "es/estimator.py",
+     "shaped / (self.pairs - record.n_lost)", "shaped / self.pairs",
+     ES + "a_lost_pair_is_dropped[nan-nres]"),
+    ("more than half may be lost", "es/pairs.py",
+     "if 2 * (raised + diverged) <= pairs:", "if raised + diverged <= pairs:",
+     ES + "more_than_half_lost_stops_with_the_reasons[nres]"),
+    ("first episodes not cut", "es/windowed.py",
+     "self._cut(horizon, outer_step, i) if first else horizon", "horizon",
+     ES + "first_episodes_are_cut_at_whole_windows_evenly"),
+    ("sign of the antithetic pair", "es/perturbation.py",
+     "return theta + shift, theta - shift", "return theta - shift, theta + shift",
+     PARTS + "perturbed_is_symmetric"),
+    ("slices cut through a block of the generator", "es/perturbation.py",
+     "slice_of(-(-n // 4), comm", "slice_of(n // 4, comm",
+     PARTS + "node_shared_sum_equals_the_plain_one_to_the_bit[2-4097]"),
+    ("tasks normalised together", "es/shaping.py",
+     "mine = slopes[groups == g]", "mine = slopes", SCALED),
+    ("running mean without bias correction", "es/shaping.py",
+     "weight = (1 - DECAY) / (1 - DECAY ** int(count[g]))", "weight = 1 - DECAY", SCALED),
+
+    # Outer optimizer
+    ("outer gradient not clipped", "es/outer.py",
+     "np.clip(grad, -self._cfg.clip, self._cfg.clip)", "grad.copy()",
+     OUTER + "clip_is_per_coordinate[1.0]"),
+    ("warm-up starts at 0", "es/outer.py",
+     "peak * (outer_step + 1) / cfg.warmup", "peak * outer_step / cfg.warmup",
+     OUTER + "warm_up_is_linear_and_never_zero"),
+    ("cosine ends a step too late", "es/outer.py",
+     "self._outer_steps - 1 - cfg.warmup", "self._outer_steps - cfg.warmup",
+     OUTER + "cosine_goes_from_the_full_rate_to_the_final_fraction"),
+    ("average of theta without bias correction", "es/outer.py",
+     "weight = (1 - decay) / (1 - decay ** (state.count + 1))", "weight = 1 - decay",
+     OUTER + "average_is_the_bias_corrected_exponential_mean"),
+
+    # Files
+    ("row counted before it is written", "store/run_file.py",
+     "        try:\n            for name, dataset in self._columns.items():\n",
+     "        try:\n            self._done[()] = self.rows + 1\n            file.flush()\n"
+     "            for name, dataset in self._columns.items():\n", STORE + "a_really_full_disk[0]"),
+    ("checksum of a row not looked at", "store/run_file.py",
+     "            if wrong.size:\n", "            if False:\n", STORE + "swapped_rows_are_noticed"),
+    ("checksum of texts not looked at", "store/run_file.py",
+     "if _text_digest(texts, axes) != header.sha256:", "if False:",
+     STORE + "altered_content_is_noticed[run]"),
+    ("checksum of a file not looked at", "store/container.py",
+     'if hashlib.file_digest(raw, "sha256").hexdigest() != header.sha256:', "if False:",
+     STORE + "altered_content_is_noticed[weights]"),
+    ("files written in place", "store/container.py",
+     'return path.with_name(f".{path.name}.tmp")', "return path",
+     STORE + "a_failed_write_leaves_old_files_and_no_temporary[write-checkpoint]"),
+    ("any schema version read", "store/container.py",
+     "if version != schema.VERSION:", "if False:",
+     STORE + "what_is_no_such_file_is_refused_by_name[weights]"),
+    ("unknown datasets accepted", "store/schema.py",
+     "    if found:\n        raise", "    if False:\n        raise", LIES + "[one more]"),
+    ("NaN in weights accepted", "store/weights.py",
+     "int(np.count_nonzero(~np.isfinite(theta)))", "0", LIES + "[NaN]"),
+    ("a damaged checkpoint pushes out a sound one", "store/checkpoint.py",
+     "if _is_sound(newest):", "if newest.exists():", FALLBACK),
+
+    # Ranks
+    ("slices of ranks overlap", "comm.py",
+     "n * (part + 1) // parts", "-(-n * (part + 1) // parts)",
+     COMM + "slices_cover_everything_once[7-3]"),
+    ("a launcher's variable ignored", "comm.py",
+     '    "PMI_SIZE",\n', "", COMM + "announced_ranks"),
+    ("largest instead of sum", "comm.py",
+     "self._mpi.IN_PLACE, values, self._mpi.SUM", "self._mpi.IN_PLACE, values, self._mpi.MAX",
+     COMM + "conformance[2]"),
+    ("errors of a rank swallowed", "comm.py",
+     "        if comm.size == 1:\n            raise\n", "        if comm.size == 1:\n            return\n",
+     EVALUATE + "errors_are_one_short_line"),
+    ("an error blamed on rank 0", "comm.py",
+     "lopt: error on rank {comm.rank} of", "lopt: error on rank 0 of",
+     COMM + "an_error_on_one_rank_ends_all_and_names_the_rank"),
+
+    # Configuration, training, evaluation
+    ("unknown keys not named", "config.py",
+     "        if key in valid:\n            continue", "        if True:\n            continue",
+     CONFIG + "mistakes_are_named"),
+    ("resumed with any configuration", "config.py",
+     "    if changed:\n", "    if False:\n",
+     CONFIG + "only_the_length_of_a_run_may_change_on_resume"),
+    ("resumed without the outer optimizer's state", "train.py",
+     'self.outer_state = self.outer.load_arrays(_below("outer/", arrays))', "pass",
+     RESUME + "[full]"),
+    ("resumed without the estimator's state", "train.py",
+     'self.es_state = self.estimator.load_state(_below("es/", arrays), self.theta)', "pass",
+     RESUME + "[nres]"),
+    ("tuned on the test split", "evaluate.py",
+     "final = results.outer_loss[i, :, :, -1].mean(axis=1)",
+     "final = results.test_loss[i].mean(axis=1)",
+     EVALUATE + "tuning_chooses_by_validation_and_reports_test"),
+    ("verdict reversed", "evaluate.py",
+     "if learned.mean < rival.mean", "if learned.mean > rival.mean",
+     EVALUATE + "the_verdict_is_honest"),
+
+    # The house
+    ("kernels kept when a file they call changes", "kernel_cache.py",
+     "for file in sorted(seen):", "for file in [path]:",
+     "test_kernel_cache.py::test_the_digest_follows_the_imports"),
+    ("an import that points up", "task.py",
+     "SPLITS = (", "def _up():\n    from lopt.rollout import rollout\n\n\nSPLITS = (",
+     "test_layers.py::test_imports_point_down[task.py]"),
+    ("importing lopt loads HDF5", "layout.py",
+     "import json\n", "import json\n\nimport h5py\n",
+     "test_layers.py::test_import_is_free_of_side_effects"),
+)]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the library and its tests."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("lopt", "tests"):
+        leave = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@contextlib.contextmanager
+def broken(house: Path, breakage: Breakage) -> Iterator[None]:
+    """Within it, one file of the copy is broken.
+
+    Raises:
+        ValueError: the text to replace is not there, or more than once.
+    """
+    path = house / "lopt" / breakage.file
+    source = path.read_text()
+    if (count := source.count(breakage.old)) != 1:
+        raise ValueError(
+            f"{breakage.reason!r}: its text occurs {count} times in lopt/{breakage.file}, must "
+            f"occur once; say the breakage in terms of the present source:\n{breakage.old}"
+        )
+    try:
+        _write(path, source.replace(breakage.old, breakage.new))
+        yield
+    finally:
+        _write(path, source)
+
+
+def _write(path: Path, source: str) -> None:
+    """Write a source file; its bytecode goes, which a change in the same second would leave in use."""
+    path.write_text(source)
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()
+
+
+def run_tests(house: Path, *nodes: str) -> subprocess.CompletedProcess:
+    """Run tests of the copy, without compiling; NumPy's warnings of overflow are none of compiled kernels."""
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
+    environment = {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(house)}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, *(f"tests/{node}" for node in nodes)],
+        cwd=house, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=TIMEOUT_S * (1 if len(nodes) == 1 else 5),
+    )  # fmt: skip
+
+
+def noticed(house: Path, node: str) -> str:
+    """Empty if the test fails by itself; otherwise what happened instead."""
+    done = run_tests(house, node)
+    failed = f"FAILED tests/{node}" in done.stdout
+    if done.returncode == COLLECTED_AND_FAILED and failed and not NOT_A_PROGRAM.search(done.stdout):
+        return ""
+    return f"code {done.returncode} from {node}\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
+
+
+def test_the_whole_copy_passes(house: Path) -> None:
+    nodes = sorted({breakage.node for breakage in BREAKAGES})
+    done = run_tests(house, *nodes)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda b: f"{b.file}: {b.reason}")
+def test_a_breakage_is_noticed(house: Path, breakage: Breakage) -> None:
+    with broken(house, breakage):
+        assert noticed(house, breakage.node) == ""
+
+
+# The harness itself
+
+
+NODE = RNG + "address_is_the_documented_one"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "node", "words"),
+    [
+        ("INIT = 1 ", "INIT = 1  ", NODE, "code 0"),
+        ("INIT = 1 ", "INIT = = 1 ", NODE, "code 2"),
+        ("import math\n", "import maths\n", NODE, "code 2"),
+        ("INIT = 1 ", "INIT = 1  ", RNG + "nothing", "code 4"),
+        ("return philox(block", "return philux(block", NODE, "NameError"),
+    ],
+    ids=["harmless", "no syntax", "no import", "no such test", "no such name"],
+)
+def test_what_is_not_a_noticed_breakage(
+    house: Path, old: str, new: str, node: str, words: str
+) -> None:
+    with broken(house, Breakage("control", "rng.py", old, new, node)):
+        assert words in noticed(house, node)
+
+
+@pytest.mark.parametrize(("old", "count"), [("no such text", 0), ("sine", 4)])
+def test_a_text_that_is_not_there_once_is_an_error(house: Path, old: str, count: int) -> None:
+    with (
+        pytest.raises(ValueError, match=rf"'control'.* occurs {count} times in lopt/rng\.py"),
+        broken(house, Breakage("control", "rng.py", old, "", NODE)),
+    ):
+        pass
