@@ -4,7 +4,7 @@
 #   LOPT_RANKS    MPI ranks (2)                LOPT_MINUTES  meta-training after compilation (3): 360 outer steps a
 #                 minute, about what two ranks of an ordinary computer make; stopped after twice the minutes
 #   LOPT_OUT      directory of the run         LOPT_MPIRUN   an mpirun of your own
-#   LOPT_STEPS    inner steps of the evaluation (500)        LOPT_SEEDS  its starting points (5)
+#   LOPT_STEPS    inner steps of the evaluation (100)        LOPT_SEEDS  its starting points (5)
 #   LOPT_VENV, LOPT_PYTHON: see scripts/setup_venv.sh
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -17,7 +17,7 @@ if [ -e "$out" ]; then
     exit 2
 fi
 ranks=${LOPT_RANKS:-2}
-steps=${LOPT_STEPS:-500}
+steps=${LOPT_STEPS:-100}
 minutes=${LOPT_MINUTES:-3}
 outer_steps=$(awk "BEGIN { print int(360 * $minutes + 1) }")
 tasks='mlp:data=digits,hidden=[32],batch_size=64'
