@@ -13,7 +13,7 @@ Importing lopt touches no device, no MPI, no HDF5 and no command line.
 
 from typing import Any
 
-from lopt import arch, data, es, meta_task, rng, tasks
+from lopt import arch, data, es, meta_task, rng, search_files, tasks
 from lopt.errors import LoptError
 from lopt.layout import Layout
 from lopt.optimizer import optimizer
@@ -36,6 +36,7 @@ __all__ = [
     "rng",
     "rollout",
     "sample_task",
+    "search_files",
     "task",
     "tasks",
 ]

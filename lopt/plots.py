@@ -264,8 +264,30 @@ def task_times(times: store.TimesReader) -> Figure:
     return figure
 
 
+def search_loss(search: store.SearchReader) -> Figure:
+    """Loss against evaluations of a black-box search: mean and lowest of each step, lowest so far."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    evaluations = search["evaluations"]
+    series = (("best", "lowest so far", 1.8), ("mean", "mean of the step", 1.0))
+    for (name, text, width), (colour, dash) in zip(series, STYLES, strict=False):
+        ax.plot(evaluations, search[name], color=colour, ls=dash, lw=width, label=text)
+    ax.plot(evaluations, search["lowest"], ".", ms=2, color="#8c8c8c", label="lowest of the step")
+    values = np.concatenate([search[name] for name in ("best", "mean", "lowest")])
+    values = values[np.isfinite(values)]
+    if values.min() > 0 and values.max() > 30 * values.min():
+        ax.set_yscale("log")
+    ax.set(xlabel="evaluations", ylabel="loss")
+    settings = search.settings
+    title = f"{settings['strategy']}, {search.x.size} coordinates, seed {settings['seed']}"
+    ax.set_title(f"{title} ({search.state})", fontsize=FONT + 1)
+    ax.legend(frameon=False, fontsize=FONT)
+    ax.margins(x=0.01)
+    return figure
+
+
 def figures_of(path: Path) -> dict[str, Figure]:
-    """All figures of a run, evaluation or timing file, by name.
+    """All figures of a run, evaluation, timing or search file, by name.
 
     Raises:
         UsageError: the file is of another kind.  StoreError: unreadable, or no rows yet.
@@ -283,7 +305,14 @@ def figures_of(path: Path) -> dict[str, Figure]:
         return {**curves, **several, "final": final_table(results)}
     if kind == "times":
         return {"distribution": task_times(store.TimesReader(path))}
-    raise UsageError(f"{path} is a {kind} file; plots are made of run, eval and times files")
+    if kind == "search":
+        search = store.SearchReader(path)
+        if search.rows == 0:
+            raise StoreError(f"{path} has no complete rows yet")
+        return {"loss": search_loss(search)}
+    raise UsageError(
+        f"{path} is a {kind} file; plots are made of run, eval, times and search files"
+    )
 
 
 def draw_all(path: Path, out: Path) -> list[Path]:

@@ -81,7 +81,9 @@ class Task(abc.ABC):
     core: ClassVar[Callable[..., float]]
     entry: ClassVar[Callable[..., float]]
     lowest_loss: ClassVar[float] = 0.0
-    noisy_gradient: ClassVar[bool] = False  # gradient random at a fixed loss; its mean: gradient_gain * derivative
+    noisy_gradient: ClassVar[bool] = (
+        False  # gradient random at a fixed loss; its mean: gradient_gain * derivative
+    )
     gradient_gain: ClassVar[float] = 1.0
 
     batch_size: int

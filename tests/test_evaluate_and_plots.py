@@ -1,5 +1,6 @@
 """Comparison, its table and verdict, the pictures made of files, and the command line's manners."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import lopt
-from lopt import plots, store
+from lopt import plots, rng, store
 from lopt.cli import main
 from lopt.comm import SerialComm
 from lopt.errors import UsageError
@@ -77,6 +78,37 @@ def test_all_entrants_start_from_the_same_point() -> None:
     assert np.unique(found.test_loss[0, 0].round(6)).size == 3
     lo, hi = task.splits[TEST]
     assert hi > lo
+
+
+def test_the_final_loss_is_that_of_32_batches_of_the_test_split() -> None:
+    """By the reference, at the initial parameters: steps of 1e-12 leave them."""
+    task = lopt.task("logistic", batch_size=8, init_std=0.5)
+    opt = lopt.optimizer("sgd", learning_rate=1e-12)
+    found = evaluate([task], [Entrant("sgd", opt, opt.init_theta())], 2, 2, Schedule(outer_every=2))
+    for seed in range(2):
+        stream, losses = rng.stream(seed), []
+        params = task.init(stream).astype(np.float64)
+        for step in range(32):
+            rows = rng.integers(8, *task.splits[TEST], stream, rng.BATCH + TEST, step)
+            losses.append(task.reference(params, rows, stream, TEST, step)[0])
+        assert found.test_loss[0, 0, seed] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_every_learning_rate_of_a_baseline_is_its_own() -> None:
+    entrants = baseline_entrants(["adam", "sgd"], (0.25, 0.5))
+    assert [(e.family, e.rate, e.opt.learning_rate) for e in entrants] == [
+        ("adam", None, 0.001), ("adam", 0.25, 0.25), ("adam", 0.5, 0.5),
+        ("sgd", None, 0.1), ("sgd", 0.25, 0.25), ("sgd", 0.5, 0.5),
+    ]  # fmt: skip
+    for e in entrants:
+        assert np.exp(e.theta[0]) == pytest.approx(e.opt.learning_rate, rel=1e-6)
+
+
+def test_clipped_and_diverged_runs_are_counted() -> None:
+    found = results([[1.0, 1.2], [2.0, 2.2], [0.1, 0.1], [0.6, 0.8]], [1, 2, 0.5, 0.4])
+    status = np.array([[[0, 0], [0, 2], [2, 2], [1, 2]]])
+    rows = table(dataclasses.replace(found, status=status))
+    assert [(r.variant, r.n_bad) for r in rows] == [("learned", 0), ("default", 1), ("tuned", 2)]
 
 
 def test_a_baseline_without_learning_rate_is_refused() -> None:

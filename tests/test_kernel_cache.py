@@ -125,6 +125,16 @@ def test_a_damaged_cache_is_a_warning(tmp_path: Path) -> None:
     assert "CacheWarning" in found.stderr
 
 
+def test_with_the_jit_off_kernels_are_plain_functions_with_the_same_results(tmp_path: Path) -> None:
+    code = DRAW + "; print(type(rng.philox).__name__)"
+    wanted = run(code, NUMBA_CACHE_DIR=str(tmp_path / "cache"), **ONLY_USER)
+    found = run(code, NUMBA_DISABLE_JIT="1")
+    assert wanted.returncode == found.returncode == 0, found.stderr
+    numbers, kind = found.stdout.splitlines()
+    assert (kind, found.stderr) == ("function", "")
+    assert wanted.stdout.splitlines() == [numbers, "CPUDispatcher"]
+
+
 def test_importing_compiles_nothing(tmp_path: Path) -> None:
     done = run(
         "import lopt, sys; print(len(sys.modules))",

@@ -17,12 +17,13 @@ from lopt import optimizer, store
 from lopt.errors import OptimizerError, StoreError
 from lopt.layout import Layout
 from lopt.store import container, live, schema
+from lopt.store.search_file import ROW as SEARCH_ROW
 
 ROOT = Path(__file__).parent.parent
 LAYOUT = Layout((("rate", ()), ("matrix", (2, 3))))
 PHASES = ("rollout", "exchange", "rebuild", "outer", "files")
 AXES = {"block": 2, "phase": len(PHASES), "pair": 3, "member": 2}
-KINDS = ("run", "checkpoint", "weights", "eval", "times")
+KINDS = ("run", "checkpoint", "weights", "eval", "times", "search")
 CONFIG = "[es]\nsigma = 0.01  # \u03c3\n" * 300  # longer than HDF5 keeps inside an object header
 
 
@@ -105,6 +106,11 @@ def make(kind: str, folder: Path) -> Path:
             [0.5, 200.0],
             {"sgemm_gflops": 90.0},
         )
+    elif kind == "search":
+        rows = [{n: i + 1 for n in SEARCH_ROW} for i in range(30)]
+        origin = {**store.provenance(7, 2, "cpu"), "first_row": 0}
+        settings = {"strategy": "antithetic", "seed": 7}
+        store.save_search(path, rows, np.arange(40.0), np.ones(40), "target", settings, [origin])
     else:
         store.save_eval(path, results(), ROWS, {"steps": 15})
     return path
@@ -123,7 +129,8 @@ def content(kind: str, path: Path) -> dict[str, Any]:
     if kind == "weights":
         w = store.load_weights(path)
         return {k: getattr(w, k) for k in ("architecture", "options", "layout", "theta")}
-    found = store.TimesReader(path) if kind == "times" else store.EvalReader(path)
+    readers = {"times": store.TimesReader, "search": store.SearchReader, "eval": store.EvalReader}
+    found = readers[kind](path)
     return {k: v for k, v in vars(found).items() if k != "path"}
 
 
@@ -699,13 +706,14 @@ def test_damage_anywhere_is_refused_or_harmless(kind: str, tmp_path: Path) -> No
     assert refused >= 8  # at the least, every truncation
 
 
-# What HDF5 does not guard itself: numbers, and texts too long for an object header.
+# What HDF5 does not guard itself: what datasets hold.
 ALTERED: dict[str, tuple[bytes, bytes]] = {
-    "run": (b"sigma = 0.01", b"sigma = 0.09"),
+    "run": (b"exchange", b"exchanGe"),
     "checkpoint": (ARRAYS["es/noise"].tobytes(), (ARRAYS["es/noise"] + 1).tobytes()),
     "weights": (TUNED.tobytes(), (TUNED + 1).tobytes()),
     "eval": (results().seconds.tobytes(), (results().seconds + 1).tobytes()),
     "times": (np.array([0.5, 200.0]).tobytes(), np.array([0.5, 20.0]).tobytes()),
+    "search": (np.arange(40.0).tobytes(), (np.arange(40.0) + 1).tobytes()),
 }
 
 
@@ -729,6 +737,7 @@ def test_altered_content_is_noticed(kind: str, tmp_path: Path) -> None:
         ("checkpoint", ["outer_step", "es/noise", "float64 (2, 3)", "6, "]),
         ("weights", ["adam", "learning_rate=0.01", "tasks"]),
         ("times", ["2 tasks of 2 families", "median 100 ms a step, 50.0 % below 100 ms"]),
+        ("search", ["target, 30 steps", "antithetic in 40 coordinates", "lowest 30", "465 lost"]),
         ("eval", ["4 seeds, 15 inner steps", "adam lr=0.1", "0.25 +- 0.01, 3 clipped or diverged"]),
     ],
 )

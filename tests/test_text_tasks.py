@@ -329,26 +329,6 @@ def test_sequences_are_fresh_and_addressed() -> None:
     assert evaluate(t, params, step=1)[0] != evaluate(t, params)[0]
 
 
-@pytest.mark.parametrize("name", Sequence.published())
-def test_published_sequence_tasks_start_at_chance(name: str) -> None:
-    """Loss near log V, V = T + 2; zero parameters: exactly."""
-    t = Sequence.published()[name]
-    small = Sequence(**{**{k: v for k, v in t.config().items() if k != "family"}, "batch_size": 16})
-    chance = np.log(t.symbols + 2.0)
-    assert evaluate(small, np.zeros(t.layout.size, np.float32))[0] == pytest.approx(
-        chance, rel=1e-6
-    )
-    assert evaluate(small, small.init(STREAM))[0] == pytest.approx(chance, rel=0.12)
-
-
-def test_the_published_sequence_tasks_are_eighteen() -> None:
-    tasks = Sequence.published()
-    assert len(tasks) == 18
-    assert sum(t.kind == "copy" for t in tasks.values()) == 9
-    assert tasks["associative_lstm256_40_100"].layout.shapes[0] == (102 + 256, 1024)
-    assert all(t.batch_size == 128 for t in tasks.values())
-
-
 def test_only_the_answers_are_scored() -> None:
     """Readout rows (biases) towards marks cost; outputs before the answers have no gradient."""
     t = Sequence(items=3, symbols=4, cell="vanilla", cell_dim=5, batch_size=6)

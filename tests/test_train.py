@@ -274,6 +274,70 @@ def test_the_meta_loss_falls_with_a_learnable_optimizer() -> None:
     assert np.exp(trainer.theta[0]) > 1e-2
 
 
+def test_a_row_says_what_the_outer_step_was() -> None:
+    sets = ["es.estimator=full", "outer.warmup=3", "outer.clip=0.1"]
+    trainer = Trainer(cfg.apply_overrides(cfg.loads(CONFIG), sets), SerialComm())
+    inner_steps = 0
+
+    def norms(theta: np.ndarray) -> list[float]:
+        return [np.linalg.norm(v.astype(float)) for v in trainer.layout.views(theta).values()]
+
+    for t in range(2):
+        before = trainer.theta
+        row, estimate = trainer.step()
+        pairs, grad = estimate.losses.mean(axis=1), estimate.grad.astype(np.float64)
+        assert row["outer_step"] == t
+        assert row["meta_loss"] == pytest.approx(np.mean(pairs), rel=1e-12)
+        assert row["meta_loss_std"] == pytest.approx(np.std(pairs, ddof=1), rel=1e-12)
+        assert row["meta_loss_se"] == pytest.approx(row["meta_loss_std"] / np.sqrt(3), rel=1e-12)
+        assert row["learning_rate"] == pytest.approx(0.003 * (t + 1) / 3, rel=1e-12)
+        assert row["grad_norm"] == pytest.approx(np.sqrt(grad @ grad), rel=1e-12)
+        assert row["n_clipped"] == np.count_nonzero(np.abs(grad) > 0.1)
+        assert 0 < row["n_clipped"] < grad.size
+        moved = (trainer.theta - before).astype(np.float64)
+        assert row["update_norm"] == pytest.approx(np.sqrt(moved @ moved), rel=1e-12)
+        np.testing.assert_allclose(row["theta_norm"], norms(trainer.theta), rtol=1e-12)
+        np.testing.assert_allclose(row["theta_ema_norm"], norms(trainer.theta_ema), rtol=1e-12)
+        horizons = [trainer.problem.horizon(t, pair) for pair in range(3)]
+        inner_steps += 2 * sum(horizons)
+        assert row["inner_steps"] == inner_steps
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps"),
+    [
+        ("checkpoint_every=2", [0, 2, 4, 5]),
+        ("checkpoint_every=0", [0, 5]),
+        ("checkpoint_minutes=0.0", [0, 1, 2, 3, 4, 5, 5]),
+    ],
+)
+def test_checkpoints_are_written_when_they_are_due(
+    setting: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first outer step, after every few of them or minutes, and at the end."""
+    saved, save = [], store.save_checkpoint
+
+    def recording(folder: Path, arrays: dict, meta: dict) -> Path:
+        saved.append(meta["outer_step"])
+        return save(folder, arrays, meta)
+
+    monkeypatch.setattr(store, "save_checkpoint", recording)
+    config = cfg.apply_overrides(cfg.loads(CONFIG), ["train.outer_steps=5", f"train.{setting}"])
+    train(config, tmp_path / "run", SerialComm())
+    assert saved == steps
+
+
+def test_what_is_shipped_is_the_average_of_theta(tmp_path: Path) -> None:
+    config = cfg.apply_overrides(cfg.loads(CONFIG), ["train.outer_steps=3"])
+    train(config, tmp_path / "run", SerialComm())
+    trainer = Trainer(config, SerialComm())
+    for _ in range(3):
+        trainer.step()
+    weights = store.load_weights(tmp_path / "run" / "weights.h5")
+    np.testing.assert_array_equal(weights.theta, trainer.theta_ema)
+    assert (weights.theta != trainer.theta).any()
+
+
 def test_bytes_of_an_outer_step_are_16_per_pair() -> None:
     trainer = Trainer(cfg.loads(CONFIG), SerialComm())
     row, _ = trainer.step()

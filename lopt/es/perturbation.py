@@ -81,12 +81,10 @@ class NodeSum:
     def rebuild(self, add: Callable[[np.ndarray, int], None]) -> np.ndarray:
         """The whole vector, (D,) float32, a copy; collective over the node.
 
-        Between two calls there must be a collective operation of all ranks (the exchange of
-        losses), or a fast rank could write into what a slow one still reads.
-
         Args:
             add: adds this rank's part to zeros, given them and the number of the first one.
         """
+        self._comm.node_fence()  # a slow rank may still read the sum before this one
         mine = self._shared[self.lo : self.hi]
         mine[:] = 0
         add(mine, self.lo)

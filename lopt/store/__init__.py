@@ -7,6 +7,7 @@ from lopt.store.info import info
 from lopt.store.provenance import provenance
 from lopt.store.run_file import COLUMNS, RunReader, RunWriter
 from lopt.store.schema import SCHEMA, VERSION, schema_markdown
+from lopt.store.search_file import SearchReader, save_search
 from lopt.store.times_file import TimesReader, save_times
 from lopt.store.weights import Weights, load_weights, read_weights, save_weights, shipped
 
@@ -19,6 +20,7 @@ __all__ = [
     "EvalRow",
     "RunReader",
     "RunWriter",
+    "SearchReader",
     "TimesReader",
     "Weights",
     "info",
@@ -31,6 +33,7 @@ __all__ = [
     "refuse_existing",
     "save_checkpoint",
     "save_eval",
+    "save_search",
     "save_times",
     "save_weights",
     "schema_markdown",

@@ -10,6 +10,7 @@ from lopt.store import container
 from lopt.store.checkpoint import read_checkpoint
 from lopt.store.eval_file import EvalReader
 from lopt.store.run_file import RunReader
+from lopt.store.search_file import SearchReader
 from lopt.store.times_file import TimesReader
 from lopt.store.weights import read_weights
 
@@ -81,12 +82,30 @@ def _times(path: Path) -> list[str]:
     return [f"{len(t.tasks)} tasks of {len(set(t.families))} families, {middle}"]
 
 
+def _search(path: Path) -> list[str]:
+    s = SearchReader(path)
+    lines = [
+        f"state         {s.state}, {s.rows} steps",
+        f"strategy      {s.settings['strategy']} in {s.x.size} coordinates",
+    ]
+    if s.rows:
+        best, mean = s["best"], s["mean"]
+        lines += [
+            f"loss          mean of a step {mean[0]:.6g} at first, {mean[-1]:.6g} at last, "
+            f"lowest {best[-1]:.6g}",
+            f"work          {s['evaluations'][-1]:,} evaluations, {int(s['lost'].sum())} lost, "
+            f"{s['wall_s'][-1]:.1f} s",
+        ]
+    return lines + [f"from row {p['first_row']:<5}{_origin(p)}" for p in s.provenance]
+
+
 _DESCRIBE: dict[str, Callable[[Path], list[str]]] = {
     "run": _run,
     "checkpoint": _checkpoint,
     "weights": _weights,
     "eval": _eval,
     "times": _times,
+    "search": _search,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from lopt.errors import StoreError
 
 VERSION = 1  # raise it when a reader of the older version could misread a file; state `since` below
-KINDS = ("run", "checkpoint", "weights", "eval", "times")
+KINDS = ("run", "checkpoint", "weights", "eval", "times", "search")
 
 
 class Field(NamedTuple):
@@ -160,6 +160,27 @@ SCHEMA = (
     Field("times", "/family", "text", ("task",), "-", "their families"),
     Field("times", "/params", "i8", ("task",), "parameters", "number of inner parameters"),
     Field("times", "/ms", "f8", ("task",), "ms", "loss and gradient of one mini-batch"),
+    # search: minimising a black box, one row per step
+    Field("search", "@settings", "json", (), "-",
+          "strategy, options, seed, policy of faults, digests of x0, scale and bounds"),
+    Field("search", "@provenance", "json", (), "-",
+          "list as in a run file, one entry for the start and one for each resume"),
+    Field("search", "/state", "text", (), "-",
+          "running (also after a kill), target, finished, evaluations, time, callback or lost"),
+    Field("search", "/steps/step", "i8", ("step",), "steps", "steps done"),
+    Field("search", "/steps/evaluations", "i8", ("step",), "evaluations",
+          "cumulative evaluations of the objective, the two at the start included"),
+    Field("search", "/steps/mean", "f8", ("step",), "loss", "mean over the kept points of the step"),
+    Field("search", "/steps/lowest", "f8", ("step",), "loss", "lowest of the step"),
+    Field("search", "/steps/best", "f8", ("step",), "loss", "lowest seen so far, f(x0) included"),
+    Field("search", "/steps/lost", "i8", ("step",), "points",
+          "points without a usable loss in the step"),
+    Field("search", "/steps/moved", "f8", ("step",), "scale",
+          "sqrt(sum_i (change of theta)_i^2), theta = (x - x0) / scale"),
+    Field("search", "/steps/wall_s", "f8", ("step",), "s",
+          "cumulative wall time of rank 0, resumed parts added up"),
+    Field("search", "/x", "f8", ("coordinate",), "x", "the strategy's answer so far"),
+    Field("search", "/best_x", "f8", ("coordinate",), "x", "where the lowest loss was seen"),
 )  # fmt: skip
 
 
@@ -274,6 +295,7 @@ def schema_markdown() -> str:
         "weights": "Weights, `weights.h5`",
         "eval": "Evaluation, written by `lopt eval`",
         "times": "Task timings, written by `lopt tasks time`",
+        "search": "Search, `search.h5`, written by `lopt.es.minimize(out=...)`",
     }
     lines = [_PREAMBLE.format(version=VERSION)]
     for kind in KINDS:
@@ -313,4 +335,7 @@ Sealed like a checkpoint. Refused if the blocks do not fit the architecture or a
 Sealed like a checkpoint. Traces are raw: statistics are computed when they are read, but for the final-loss table.""",
     "times": """\
 Sealed like a checkpoint.""",
+    "search": """\
+Sealed like a checkpoint, and replaced as a whole before each one: it may be read while the search goes on. Rows after
+the checkpoint are dropped on resume.""",
 }  # fmt: skip

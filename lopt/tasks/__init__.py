@@ -3,6 +3,7 @@
 from lopt.task import TASKS
 from lopt.tasks import (  # importing registers
     char_rnn,
+    conv_ae,
     conv_fc,
     conv_pooling,
     functions2d,
@@ -34,6 +35,7 @@ from lopt.tasks.names import (
 __all__ = [
     "TASKS",
     "char_rnn",
+    "conv_ae",
     "conv_fc",
     "conv_pooling",
     "describe_families",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lopt.errors import TaskError
 from lopt.task import TASKS, Task
+from lopt.tasks.fixed import FIXED, GROUPS
 from lopt.tasks.names import task
 
 SEEDS = 500  # sampled configurations per family
@@ -41,14 +42,24 @@ def sampled(family: str, seeds: int = SEEDS) -> Iterator[Entry]:
             yield Entry(name, family, None, str(error))
 
 
+def fixed() -> Iterator[Entry]:
+    """The fixed tasks, by their published names."""
+    for name, options in FIXED.items():
+        yield Entry(name, options["family"], task(name), "")
+
+
 def entries(seeds: int = SEEDS) -> Iterator[Entry]:
-    """The whole task set."""
+    """The whole task set: what is sampled, then what is fixed."""
     for family in sampled_families():
         yield from sampled(family, seeds)
+    yield from fixed()
 
 
 def overview(seeds: int = SEEDS) -> str:
-    """A table: family, configurations that can be built, parameters from smallest to largest, first line of the text."""
+    """A table: family, configurations that can be built, parameters from smallest to largest, first line of the text.
+
+    Then the groups of fixed tasks.
+    """
     lines = [f"{'family':30s} {'sampled':>7s} {'refused':>7s}  parameters"]
     built_all = 0
     for family, cls in sorted(TASKS.items()):
@@ -63,9 +74,17 @@ def overview(seeds: int = SEEDS) -> str:
         lines.append(
             f"{family:30s} {len(built):7d} {len(found) - len(built):7d}  {sizes:21s}  {title}"
         )
-    lines.append(
-        f"{built_all} sampled configurations, named FAMILY_seed0 to FAMILY_seed{seeds - 1}"
-    )
+    lines += ["", f"{'fixed tasks':30s} {'tasks':>7s} {'':7s}  parameters"]
+    for group, members in GROUPS.items():
+        found = [task(name).layout.size for name in members]
+        sizes = f"{min(found):,} to {max(found):,}"
+        first = next(iter(members))
+        lines.append(f"{group:30s} {len(found):7d} {'':7s}  {sizes:21s}  {first}, ...")
+    lines += [
+        "",
+        f"{built_all} sampled configurations, named FAMILY_seed0 to FAMILY_seed{seeds - 1}, "
+        f"and {len(FIXED)} fixed tasks",
+    ]
     return "\n".join(lines)
 
 
@@ -93,6 +112,15 @@ def families_markdown(seeds: int = 100) -> str:
         lines += ["", f"## `{family}`", "", "```", inspect.cleandoc(cls.__doc__ or ""), "```", ""]
         options = [f for f in dataclasses.fields(cls) if f.init]
         lines.append("Defaults: " + ", ".join(f"`{f.name} = {f.default!r}`" for f in options))
+    lines += [
+        "",
+        "## Fixed tasks",
+        "",
+        f"The {len(FIXED)} fixed tasks of TaskSet, by their published names.",
+    ]
+    for group, members in GROUPS.items():
+        names = ", ".join(f"`{name}`" for name in members)
+        lines += ["", f"{group} ({len(members)}): {names}"]
     return "\n".join(lines) + "\n"
 
 

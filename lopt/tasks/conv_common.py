@@ -24,11 +24,19 @@ from lopt.ops.mlp_stack import (
     stack_tensors,
     stack_units,
 )
+from lopt.ops.norm import norm_backward_reference, norm_reference
 from lopt.ops.pool import pool_reference
 from lopt.task import TaskData
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_flag, check_integer, check_widths
-from lopt.tasks.conv_core import HEADS, SIDE, conv_entry, conv_evaluate
+from lopt.tasks.conv_core import (
+    BATCH_EPS,
+    HEADS,
+    SIDE,
+    conv_entry,
+    conv_evaluate,
+    norm_size,
+)
 from lopt.tasks.images import ImageTask, image_options
 from lopt.tasks.initialisers import check_initialiser, draw
 
@@ -63,6 +71,8 @@ class ConvTask(ImageTask):
     strides      of each convolution, one to three
     padding      of each convolution, "same" or "valid"
     use_bias     biases of the convolutions; the head always has them
+    batch_norm   between convolution and activation: statistics of the batch over examples and positions, on all
+                 splits; a beta per channel, which starts at 0, and no gamma
     activation   one of TaskSet's nine, or "linear"; after every convolution and within the head
     initialiser  law of the weights, see `lopt.tasks.initialisers.draw`; biases start at 0
     init_scale   scale s of the laws that take one
@@ -76,6 +86,7 @@ class ConvTask(ImageTask):
     strides: tuple[int, ...] = (2, 1)
     padding: tuple[str, ...] = ("same", "same")
     use_bias: bool = True
+    batch_norm: bool = False
     activation: str = "relu"
     initialiser: str = "he_normal"
     init_scale: float = 1.0
@@ -100,6 +111,7 @@ class ConvTask(ImageTask):
             if padding not in PADDINGS:
                 raise TaskError(unknown(f"padding[{k}]", padding, PADDINGS))
         check_flag("use_bias", self.use_bias)
+        check_flag("batch_norm", self.batch_norm)
         if self.activation not in ACTIVATIONS:
             raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
         check_initialiser(self.initialiser, self.init_scale)
@@ -157,6 +169,7 @@ class ConvTask(ImageTask):
         for k, shape in enumerate(self.kernel_shapes):
             tensors.append((f"conv_w{k}", shape))
             tensors += [(f"conv_b{k}", shape[-1:])] if self.use_bias else []
+            tensors += [(f"conv_beta{k}", shape[-1:])] if self.batch_norm else []
         return Layout([*tensors, *stack_tensors(self.widths, "fc_")])
 
     @functools.cached_property
@@ -165,20 +178,22 @@ class ConvTask(ImageTask):
         maps = [n for size, stride in zip(self.maps, strides, strict=True) for n in (*size, stride)]
         sizes = [
             *self.image_sizes, ACTIVATIONS.index(self.activation), int(self.use_bias),
-            HEADS.index(self.head), len(self.channels), self._conv_params, self._conv_units,
-            self._mlp_begin, stack_units(self.widths), self._buffers, *maps, *self.widths,
+            int(self.batch_norm), HEADS.index(self.head), len(self.channels), self._conv_params,
+            self._conv_units, self._mlp_begin, stack_units(self.widths), self._buffers,
+            self._norm_size, *maps, *self.widths,
         ]  # fmt: skip
         hyper = np.array(self.image_hyper, np.float32)
         return TaskData(self.dataset.floats, self.dataset.ints, np.array(sizes, np.int64), hyper)
 
     @property
     def _conv_params(self) -> int:
-        return sum(math.prod(s) + self.use_bias * s[-1] for s in self.kernel_shapes)
+        vectors = self.use_bias + self.batch_norm
+        return sum(math.prod(s) + vectors * s[-1] for s in self.kernel_shapes)
 
     @property
     def _conv_units(self) -> int:
         first, *others = map(math.prod, self.maps)
-        return first + 2 * sum(others)
+        return first + (2 + self.batch_norm) * sum(others)
 
     @property
     def _mlp_begin(self) -> int:
@@ -189,10 +204,15 @@ class ConvTask(ImageTask):
     def _buffers(self) -> int:
         return max(2 * max(map(math.prod, self.maps[1:])), stack_scratch(self.widths))
 
+    @property
+    def _norm_size(self) -> int:
+        return int(norm_size(np.array(self.maps, np.int64), int(self.batch_norm)))
+
     def work_size(self, batch: int) -> int:
         units = self._mlp_begin + stack_units(self.widths) + self._buffers + 1
         layers = zip(self.maps[1:], self.kernel_shapes, strict=True)
-        return batch * units + 32 + max(conv_scratch(batch, m[:2], s) for m, s in layers)
+        fixed = 32 + self._norm_size
+        return batch * units + fixed + max(conv_scratch(batch, m[:2], s) for m, s in layers)
 
     @property
     def operations(self) -> float:
@@ -202,11 +222,18 @@ class ConvTask(ImageTask):
         products += [n * m for n, m in itertools.pairwise(self.widths)]
         return self.batch_size * (6.0 * sum(products) - 2.0 * products[0])  # images get no gradient
 
+    @property
+    def head_law(self) -> tuple[str, float]:
+        """Law and scale of the head's weights."""
+        return self.initialiser, self.init_scale
+
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)
         for k, (name, view) in enumerate(self.layout.views(params).items()):
-            if name.startswith(("conv_w", "fc_w")):
+            if name.startswith("conv_w"):
                 view[...] = draw(self.initialiser, self.init_scale, view.shape, stream, k)
+            elif name.startswith("fc_w"):
+                view[...] = draw(*self.head_law, view.shape, stream, k)
         return params
 
     def reference(
@@ -215,12 +242,18 @@ class ConvTask(ImageTask):
         tensors = self.layout.views(params)
         layers = list(zip(range(len(self.channels)), self.strides, self.padding, strict=True))
         h = self.reference_batch(rows, stream, split, step).reshape(-1, *self.input_shape)
-        inputs, derivatives = [], []
+        inputs, tapes = [], []
         for k, stride, padding in layers:
             inputs.append(h)
             z = conv_reference(h, tensors[f"conv_w{k}"], tensors.get(f"conv_b{k}"), stride, padding)
+            normed = None
+            if self.batch_norm:
+                rows_of = z.reshape(-1, z.shape[-1])
+                beta = tensors[f"conv_beta{k}"]
+                y, *normed = norm_reference(rows_of, np.ones(1), beta, BATCH_EPS, 0, len(rows_of))
+                z = y.reshape(z.shape)
             h, derivative = activate_reference(self.activation, z)
-            derivatives.append(derivative)
+            tapes.append((derivative, normed))
         flat, dpool = h.reshape(rows.size, -1), None
         if self.head != "flatten":
             flat, dpool = pool_reference(h.reshape(rows.size, -1, h.shape[-1]), self.head)
@@ -229,7 +262,14 @@ class ConvTask(ImageTask):
         grads, d = stack_bwd_reference(tensors, tape, d, "fc_")
         d = (d if dpool is None else d[:, None] * dpool).reshape(h.shape)
         for k, stride, padding in reversed(layers):
-            dz = d * derivatives[k]
+            derivative, normed = tapes[k]
+            dz = d * derivative
+            if normed is not None:
+                dy, one = dz.reshape(-1, dz.shape[-1]), np.ones(1)
+                dx, _, grads[f"conv_beta{k}"] = norm_backward_reference(
+                    *normed, one, dy, 0, len(dy)
+                )
+                dz = dx.reshape(dz.shape)
             d, grads[f"conv_w{k}"], db = conv_bwd_reference(
                 inputs[k], tensors[f"conv_w{k}"], dz, stride, padding
             )

@@ -2,11 +2,13 @@
 
     h_0 = images,  z_k = h_{k-1} * w_k + b_k,  h_k = f(z_k),  k = 1..L,
 
-then h_L flattened or pooled, an MLP on that, and softmax cross-entropy.
+or with batch norm h_k = f(y_k), y_k = norm(z_k) + beta_k; then h_L flattened or pooled, an MLP on that, and softmax
+cross-entropy.
 
 Sizes of the convolutions are the rows (height, width, channels, stride) of `maps`, row 0 the image (stride 0).  Their
-parameters lie in the order w_1 b_1 w_2 ..., w_k (3, 3, cin, cout), or w_1 w_2 ... without biases; those of the MLP
-follow.  The activations of a batch lie in `work` as h_0 | z_1 h_1 | ... | z_L h_L, each (B, height, width, channels).
+parameters lie in the order w_1 b_1 beta_1 w_2 ..., w_k (3, 3, cin, cout), biases and betas only where asked for; those
+of the MLP follow.  The activations of a batch lie in `work` as h_0 | z_1 h_1 | ... | z_L h_L, each (B, height, width,
+channels); with batch norm as h_0 | xhat_1 y_1 h_1 | ..., xhat what is left of z when mean and deviation are gone.
 Source: task set specification 3.4 and 3.5.
 """
 
@@ -16,24 +18,45 @@ from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
 from lopt.ops.losses import cross_entropy
 from lopt.ops.mlp_stack import stack_bwd, stack_fwd
+from lopt.ops.norm import batch_norm_bwd, batch_norm_fwd, norm_work
 from lopt.ops.pool import POOLINGS, pool_bwd, pool_fwd
 from lopt.task import EVALUATE_SIG
 
 SIDE = 3  # of the kernels
+BATCH_EPS = 1e-3  # added to the variance by batch norm
 
 HEADS = (*POOLINGS, "flatten")  # what becomes of the last map
 FLATTEN = HEADS.index("flatten")
 
 # Behind the image block of data.sizes; maps (L + 1, 4) and the widths of the MLP follow.
-_ACTIVATION, _BIAS, _HEAD, _LAYERS, _CONV_PARAMS, _CONV_UNITS, _MLP, _MLP_UNITS, _BUFFERS, _MAPS = (
-    IMAGE_SIZES + k for k in range(10)
+_ACTIVATION, _BIAS, _NORM, _HEAD, _LAYERS, _CONV_PARAMS, _CONV_UNITS = (
+    IMAGE_SIZES + k for k in range(7)
 )
+_MLP, _MLP_UNITS, _BUFFERS, _NORM_SIZE, _MAPS = (IMAGE_SIZES + k for k in range(7, 12))
 
 
 @kernel
-def conv_stack_fwd(params, maps, code, bias, batch, work, scratch):
-    """Fills `work` behind h_0.  Scratch: conv_scratch of any layer."""
-    h, p = 0, 0  # offsets of the layer's input in work and of its kernel in params
+def norm_size(maps, norm):
+    """Numbers of scratch for batch norm: deviations of all channels, and sums over the widest map."""
+    total, widest = 0, 0
+    for k in range(1, maps.shape[0]):
+        total += maps[k, 2]
+        widest = max(widest, maps[k, 2])
+    return norm * (total + norm_work(widest))
+
+
+@kernel
+def conv_stack_fwd(params, maps, code, bias, norm, batch, work, room, scratch):
+    """Fills `work` behind h_0.
+
+    room (norm_size,) begins with the reciprocal deviations of all channels and ends with sums of batch norm; scratch:
+    conv_scratch of any layer.
+    """
+    h, p, c = (
+        0,
+        0,
+        0,
+    )  # offsets of the layer's input in work, its kernel in params, its channels in room
     for k in range(maps.shape[0] - 1):
         height, width, cin = maps[k, 0], maps[k, 1], maps[k, 2]
         rows, columns, cout = maps[k + 1, 0], maps[k + 1, 1], maps[k + 1, 2]
@@ -48,19 +71,31 @@ def conv_stack_fwd(params, maps, code, bias, batch, work, scratch):
             scratch,
         )
         p += n + nb
+        if norm != 0:
+            sums, shape = room[room.size - norm_work(cout) :], (batch * rows * columns, cout)
+            xhat, y = work[z : z + m].reshape(shape), work[z + m : z + 2 * m].reshape(shape)
+            batch_norm_fwd(
+                xhat, shape[0], params[:0], params[p : p + cout], BATCH_EPS, xhat, room[c : c + cout],
+                y, sums,
+            )  # fmt: skip
+            p += cout
+            c += cout
+            z += m
         h = z + m
         activate_fwd(work[z:h], work[h : h + m], code)
 
 
 @kernel
-def conv_stack_bwd(params, grad, maps, code, bias, batch, work, buffers, scratch):
+def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, buffers, scratch):
     """grad OVERWRITTEN with the gradient of params.
 
-    Shapes: params, grad of the stack alone; work as `conv_stack_fwd` left it; buffers (2, largest map), the first
-    beginning with the gradient of h_L; scratch: conv_scratch of any layer.
+    Shapes: params, grad of the stack alone; work and room as `conv_stack_fwd` left them; buffers (2, largest map), the
+    first beginning with the gradient of h_L; scratch: conv_scratch of any layer.
     """
     layers = maps.shape[0] - 1
-    h, p = work.size, params.size
+    h, p, c = work.size, params.size, 0
+    for k in range(layers):
+        c += maps[k + 1, 2]
     h -= batch * maps[layers, 0] * maps[layers, 1] * maps[layers, 2]
     for back in range(layers):
         k = layers - 1 - back
@@ -68,11 +103,21 @@ def conv_stack_bwd(params, grad, maps, code, bias, batch, work, buffers, scratch
         rows, columns, cout = maps[k + 1, 0], maps[k + 1, 1], maps[k + 1, 2]
         size, m = batch * height * width * cin, batch * rows * columns * cout
         n, nb = SIDE * SIDE * cin * cout, bias * cout
-        p -= n + nb
+        p -= n + nb + norm * cout
         d = buffers[back % 2, :m]
         # h_{k+1} = f(z_{k+1})
         activate_bwd(work[h - m : h], work[h : h + m], d, code)
-        h -= m + size  # h_k
+        h -= m
+        if norm != 0:
+            # y = norm(z) + beta
+            sums, shape = room[room.size - norm_work(cout) :], (batch * rows * columns, cout)
+            xhat, dbeta = work[h - m : h].reshape(shape), grad[p + n + nb : p + n + nb + cout]
+            c -= cout
+            batch_norm_bwd(
+                xhat, shape[0], room[c : c + cout], params[:0], d.reshape(shape), grad[:0], dbeta, sums
+            )  # fmt: skip
+            h -= m
+        h -= size  # h_k
         dz = d.reshape(batch, rows, columns, cout)
         # z_{k+1} = h_k * w + b
         conv_bwd(
@@ -97,13 +142,16 @@ def conv_stack_bwd(params, grad, maps, code, bias, batch, work, buffers, scratch
 def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Mean softmax cross-entropy of a convolutional classifier and its gradient; see `lopt.task.Task`.
 
-    data.sizes: image block, activation code, biases of the convolutions (0, 1), head, layers L, parameters and units
-    of the stack, unit where the MLP begins, its units, units of the buffers, maps, widths of the MLP.
+    data.sizes: image block, activation code, biases of the convolutions (0, 1), batch norm (0, 1), head, layers L,
+    parameters and units of the stack, unit where the MLP begins, its units, units of the buffers, size of the norms'
+    scratch, maps, widths of the MLP.
     Scratch: the stack's activations | the MLP's, from its inputs (h_L itself if flattened) to the logits | two
-    buffers for gradients of maps, which serve the MLP too | losses (B,) | partials (32,) | scratch of a convolution.
+    buffers for gradients of maps, which serve the MLP too | losses (B,) | partials (32,) | scratch of the norms |
+    scratch of a convolution.
     """
     sizes, batch = data.sizes, rows.size
-    code, bias, head, layers = sizes[_ACTIVATION], sizes[_BIAS], sizes[_HEAD], sizes[_LAYERS]
+    code, bias, norm = sizes[_ACTIVATION], sizes[_BIAS], sizes[_NORM]
+    head, layers = sizes[_HEAD], sizes[_LAYERS]
     middle, end = sizes[_CONV_PARAMS], batch * sizes[_CONV_UNITS]
     maps = sizes[_MAPS : _MAPS + 4 * (layers + 1)].reshape(layers + 1, 4)
     widths = sizes[_MAPS + 4 * (layers + 1) :]
@@ -114,12 +162,13 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
     last = free + batch * sizes[_BUFFERS]
     stack, mlp, buffers = work[:end], work[begin:free], work[free:last]
     partials = last + batch
-    scratch = work[partials + 32 :]
+    behind = partials + 32 + sizes[_NORM_SIZE]
+    room, scratch = work[partials + 32 : behind], work[behind:]
     final = work[end - m : end].reshape(batch, positions, channels)
 
     x = work[: batch * maps[0, 0] * maps[0, 1] * maps[0, 2]]
     gather_images(data, rows, stream, split, step, x.reshape(batch, x.size // batch))
-    conv_stack_fwd(params[:middle], maps, code, bias, batch, stack, scratch)
+    conv_stack_fwd(params[:middle], maps, code, bias, norm, batch, stack, room, scratch)
     pooled = mlp[: batch * widths[0]]
     if head != FLATTEN:
         pool_fwd(final, pooled.reshape(batch, channels), head)
@@ -153,8 +202,8 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
             )
         pair = buffers.reshape(2, buffers.size // 2)
         conv_stack_bwd(
-            params[:middle], grad[:middle], maps, code, bias, batch, stack, pair, scratch
-        )
+            params[:middle], grad[:middle], maps, code, bias, norm, batch, stack, room, pair, scratch
+        )  # fmt: skip
     return loss
 
 

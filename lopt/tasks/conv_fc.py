@@ -68,7 +68,7 @@ class ConvFc(ConvTask):
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """Both strides and paddings, with and without biases, dense layers, crop, centring."""
+        """Both strides and paddings, with and without biases, dense layers, crop, centring, batch norm."""
         return [
             cls(batch_size=5, channels=(2, 3), activation="tanh", fc=(4,)),
             cls(
@@ -79,4 +79,5 @@ class ConvFc(ConvTask):
                 batch_size=4, channels=(2, 3, 2), strides=(1, 2, 1), padding=("same", "valid", "same"),
                 fc=(3, 4), center=True, augmentation=(1, True, False, False, 0.0, 0.0, 0.0, 0.0),
             ),
+            cls(batch_size=3, channels=(2, 3), batch_norm=True, use_bias=False, fc=(4,)),
         ]  # fmt: skip

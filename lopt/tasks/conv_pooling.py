@@ -11,6 +11,7 @@ from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.conv_common import ConvTask, sample_convolutions
 from lopt.tasks.images import IMAGE_DATA
+from lopt.tasks.initialisers import check_initialiser
 
 
 @register_task(
@@ -27,7 +28,8 @@ from lopt.tasks.images import IMAGE_DATA
 class ConvPooling(ConvTask):
     """Softmax regression on 3 x 3 convolutions pooled over all positions.
 
-    pooling  "mean", "max" (ties share the gradient equally) or "squared_mean" of each channel
+    pooling              "mean", "max" (ties share the gradient equally) or "squared_mean" of each channel
+    readout_initialiser  law of the linear layer's weights; "": that of the convolutions
     Further options as in `lopt.tasks.conv_common.ConvTask`.  Of the published seeds 0..999, 51 cannot be built.
 
     Raises:
@@ -35,9 +37,12 @@ class ConvPooling(ConvTask):
     """
 
     pooling: str = "mean"
+    readout_initialiser: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.readout_initialiser:
+            check_initialiser(self.readout_initialiser, self.init_scale)
         if self.pooling not in POOLINGS:
             raise TaskError(unknown("pooling", self.pooling, POOLINGS))
 
@@ -45,6 +50,11 @@ class ConvPooling(ConvTask):
     def head(self) -> str:
         """How the last map is pooled."""
         return self.pooling
+
+    @property
+    def head_law(self) -> tuple[str, float]:
+        """Law and scale of the readout's weights."""
+        return self.readout_initialiser or self.initialiser, self.init_scale
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -65,7 +75,7 @@ class ConvPooling(ConvTask):
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """Every pooling, both strides and paddings, with and without biases."""
+        """Every pooling, both strides and paddings, with and without biases, batch norm."""
         return [
             cls(batch_size=5, channels=(2, 3), activation="elu"),
             cls(
@@ -75,5 +85,9 @@ class ConvPooling(ConvTask):
             cls(
                 batch_size=6, channels=(2,), strides=(2,), padding=("valid",), pooling="squared_mean",
                 use_bias=False, activation="leaky_relu4", center=True,
+            ),
+            cls(
+                batch_size=3, channels=(3, 2), batch_norm=True, use_bias=False, activation="tanh",
+                initialiser="random_normal", init_scale=0.5, readout_initialiser="sonnet",
             ),
         ]  # fmt: skip

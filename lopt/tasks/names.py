@@ -3,10 +3,12 @@
 mlp                                      a family with its default options
 mlp:hidden=[64,32],activation=tanh       ... with options of its own
 mlp_seed7                                drawn by the family's published sampler
+TwoD_Bowl10                              one of TaskSet's fixed tasks, see `lopt.tasks.fixed`
 mlp_seed7+reparameterise=tensor,delay=2  any of them under an augmentation (see `lopt.augment`)
 """
 
 import dataclasses
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,26 +18,42 @@ from lopt.augment import augment as augmented
 from lopt.errors import TaskError, unknown
 from lopt.task import SPLITS, TASKS, Task
 from lopt.task import task as family_task
+from lopt.tasks.fixed import FIXED
 
 _SAMPLED = re.compile(r"(\w+)_seed(\d+)")
 
 
 def task(family: str, augment: Mapping[str, Any] | None = None, **options: Any) -> Task:
-    """Build a task by family name, or a sampled one by the name `FAMILY_seedN`; `augment` holds options of `lopt.augment`.
+    """Build a task by family name, a sampled one by the name `FAMILY_seedN`, or one of TaskSet's fixed tasks by its name.
+
+    `augment` holds options of `lopt.augment`.
 
     Raises:
         TaskError: unknown name or option, or a value the family refuses; names the nearest valid one.
     """
     sampled = _SAMPLED.fullmatch(family)
-    if sampled and family not in TASKS:
-        if options:
-            raise TaskError(
-                f"task {family!r} is drawn by its sampler and takes no options: {options}"
-            )
+    if family in TASKS:
+        found = family_task(family, **options)
+    elif options and (sampled or family in FIXED):
+        origin = "is fixed" if family in FIXED else "is drawn by its sampler"
+        raise TaskError(f"task {family!r} {origin} and takes no options: {options}")
+    elif family in FIXED:
+        found = family_task(**FIXED[family])
+    elif sampled:
         found = sample_task(sampled[1], int(sampled[2]))
     else:
-        found = family_task(family, **options)
+        raise TaskError(_unknown_name(family))
     return augmented(found, **augment) if augment else found
+
+
+def _unknown_name(name: str) -> str:
+    """Text for an unknown name: a fixed task that is near, else the families."""
+    near = difflib.get_close_matches(name, FIXED, n=1, cutoff=0.7)
+    return (
+        f"unknown fixed task {name!r}; did you mean {near[0]!r}?"
+        if near
+        else unknown("task family", name, TASKS)
+    )
 
 
 def parse_task(text: str) -> Task:

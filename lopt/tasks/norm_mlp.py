@@ -24,7 +24,8 @@ from lopt.tasks.images import IMAGE_DATA
 from lopt.tasks.initialisers import check_initialiser, draw
 from lopt.tasks.norm_core import EPS, KEEP, NORMS, norm_mlp_entry, norm_mlp_evaluate
 
-ADDED = (1e-5, 1e-3, 1e-3, 1e-3, 0.0)  # to the variance by each norm, as the libraries behind TaskSet do
+# What each norm adds to the variance, as the libraries behind TaskSet do.
+ADDED = (1e-5, 1e-3, 1e-3, 1e-3, 0.0)
 
 
 @register_task(
@@ -169,7 +170,10 @@ class NormMlp(Task):
         eps = float(self.arrays.hyper[EPS])
         if self.norm in ("frozen", "none"):
             s = 1.0 / np.sqrt(1.0 + eps)
-            back = lambda dy: (gamma * s * dy, (s * z * dy).sum(axis=0), dy.sum(axis=0))  # noqa: E731
+
+            def back(dy: np.ndarray) -> tuple:
+                return gamma * s * dy, (s * z * dy).sum(axis=0), dy.sum(axis=0)
+
             return gamma * s * z + beta, back
         axis = int(self.norm == "layer")
         counted = self.reference_count or z.shape[axis]

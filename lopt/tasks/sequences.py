@@ -8,7 +8,7 @@ attend to the recent past", 4.1.
 
 import dataclasses
 import functools
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -285,31 +285,6 @@ class Sequence(Task):
         _, grads = window_reference_bwd(self.recurrent, w, kept, dout)
         grads |= {"w_out": flat.T @ dz, "b_out": dz.sum(axis=0)}
         return loss, self.layout.flatten(grads, np.float64)
-
-    @classmethod
-    def published(cls) -> dict[str, Self]:
-        """The 18 fixed tasks of TaskSet by a readable name."""
-        options: list[dict[str, Any]] = [
-            {"kind": "associative", "cell": "lstm", "cell_dim": h, "items": p, "symbols": t}
-            for h, p, t in ((128, 5, 20), (128, 20, 50), (256, 40, 100))
-        ]
-        options += [
-            {"kind": "copy", "cell": "lstm", "cell_dim": 128, "items": p, "symbols": t}
-            for p, t in ((5, 10), (20, 20), (50, 5))
-        ]
-        options += [
-            {"kind": kind, "cell": cell, "cell_dim": h, "items": p, "symbols": t}
-            for kind, sizes in (
-                ("associative", ((128, 10, 50), (256, 20, 50))),
-                ("copy", ((128, 20, 10), (256, 40, 50))),
-            )
-            for h, p, t in sizes
-            for cell in ("lstm", "gru", "vanilla")
-        ]
-        return {
-            f"{o['kind']}_{o['cell']}{o['cell_dim']}_{o['items']}_{o['symbols']}": cls(**o)
-            for o in options
-        }
 
     @classmethod
     def examples(cls) -> list[Self]:

@@ -64,6 +64,7 @@ def check_memory(task: Task) -> None:
         f"scratch, valid: at most {WORK_LIMIT >> 18} MiB; nearest by halving: {batch}"
     )
 
+
 TEXT_DATA = "windows of an embedded or generated text, or of a file"
 
 
