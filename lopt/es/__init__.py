@@ -15,6 +15,7 @@ An unrolled problem (meta-training):
     estimate, state = estimator.step(theta, outer_step, state)
 """
 
+from lopt.es import strategies
 from lopt.es.estimator import Estimate, Estimator
 from lopt.es.estimators import ESTIMATORS, make_estimator
 from lopt.es.fitness import Fitness
@@ -47,5 +48,6 @@ __all__ = [
     "make_estimator",
     "minimize",
     "scipy_method",
+    "strategies",
     "strategy",
 ]

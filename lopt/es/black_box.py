@@ -16,6 +16,7 @@ import numpy as np
 from lopt.comm import Comm, get_comm
 from lopt.errors import UsageError, unknown
 from lopt.es.perturbation import NodeSum
+from lopt.lanes import pin_blas_threads
 
 NOT_FINITE, RAISED, NO_NUMBER = math.nan, math.inf, -math.inf  # in the exchange; NaN afterwards
 REASONS = ("not finite", "raised an exception", "not a real number")  # in this order
@@ -36,6 +37,8 @@ class Team:
     """
 
     def __init__(self, comm: Comm) -> None:
+        if comm.size > 1:  # a second BLAS thread would fight with the neighbouring rank
+            pin_blas_threads()
         self.comm = comm
         self._counter, self._taken = comm.work_counter(), 0
         self._sums: dict[int, NodeSum] = {}

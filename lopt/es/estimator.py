@@ -15,6 +15,7 @@ import numpy as np
 from lopt import rng
 from lopt.comm import Comm
 from lopt.errors import ConfigError, UsageError, unknown
+from lopt.es.facts import Facts
 from lopt.es.pairs import Members, exchange, refuse_many_lost
 from lopt.es.perturbation import NodeSum, streams, sum_normals
 from lopt.es.problem import UnrolledProblem
@@ -59,6 +60,7 @@ class Estimator(abc.ABC):
     """
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
 
     def __init__(self, cfg: Any, problem: UnrolledProblem, comm: Comm, seed: int) -> None:
         _check(cfg)

@@ -30,6 +30,7 @@ from lopt import rng
 from lopt.comm import Comm
 from lopt.errors import ConfigError, unknown
 from lopt.es.estimator import Estimate, Estimator
+from lopt.es.facts import Facts
 from lopt.es.pairs import DIVERGED, RAISED, Members
 from lopt.es.perturbation import perturbed, sum_rows
 from lopt.es.problem import Particle, UnrolledProblem
@@ -46,6 +47,13 @@ class Full(Estimator):
     """
 
     name = "full"
+    facts = Facts(
+        "1/P sum z_i s_i, s_i = shaped (f+ - f-) / (2 sigma), f over the whole horizon T",
+        "grad f_sigma of the episode's mean loss",
+        "(D + 1) |g|^2 / P",
+        "2 P T inner steps before theta moves",
+        "T is short, or as the yardstick of the others",
+    )
 
     def __init__(self, cfg: Any, problem: UnrolledProblem, comm: Comm, seed: int) -> None:
         super().__init__(cfg, problem, comm, seed)
@@ -108,6 +116,13 @@ class Nres(Windowed):
     """Noise-reuse ES (Li et al. 2023; ES-Single, Vicol et al. 2023): one z per episode."""
 
     name = "nres"
+    facts = Facts(
+        "1/P sum z_i s_i, f over a window of K steps, z_i kept for a whole episode",
+        "an episode's windows add up to full's gradient, theta at rest",
+        "(D + 1) |g|^2 / P for an episode, whatever the number of windows",
+        "2 P K inner steps an outer step; the particles' states",
+        "T is long; first choice for unrolled problems",
+    )
 
     def _drawn(self, state: Unrolled, outer_step: int) -> np.ndarray:
         return state.episode
@@ -126,6 +141,13 @@ class Pes(Windowed):
 
     name = "pes"
     accumulates = True
+    facts = Facts(
+        "1/P sum xi_i s_i, f over a window of K steps, z_i fresh for each, xi_i = sum of the episode's z_i so far",
+        "an episode's windows add up to full's gradient, theta at rest",
+        "grows about linearly with the number of windows; full's at one window",
+        "2 P K inner steps an outer step; the particles' states; P D floats shared by a node's ranks",
+        "10 to 100 windows, and theta moves fast against an episode",
+    )
 
     def _drawn(self, state: Unrolled, outer_step: int) -> int:
         return outer_step
@@ -164,6 +186,13 @@ class Truncated(Windowed):
 
     name = "truncated"
     runs = 3
+    facts = Facts(
+        "1/P sum z_i s_i, f over a window of K steps from the unperturbed trajectory",
+        "what acts within a window only: biased, the sign may be wrong",
+        "(D + 1) |g_K|^2 / P, g_K the gradient of a window",
+        "3 P K inner steps an outer step; one state per pair",
+        "effects of theta are short-lived; as the negative control",
+    )
 
     def _drawn(self, state: Unrolled, outer_step: int) -> int:
         return outer_step

@@ -16,12 +16,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lopt import rng
 from lopt.errors import UsageError
+from lopt.es.facts import Facts
 from lopt.es.fitness import Fitness
 from lopt.es.outer import OuterOptimizer, OuterState
 from lopt.es.perturbation import NodeSum, streams, sum_normals
@@ -205,6 +206,14 @@ class GradientStrategy(Strategy):
 @dataclasses.dataclass(frozen=True)
 class Antithetic(GradientStrategy):
     """Antithetic pairs along independent normal directions: OpenES (Salimans et al. 2017)."""
+
+    facts: ClassVar[Facts] = Facts(
+        "1/P sum z_i (f+ - f-) / (2 sigma)",
+        "grad f_sigma, any f",
+        "(D + 1) |g|^2 / P, curvature adds nothing; evaluation noise tau^2 adds D tau^2 / (2 P sigma^2)",
+        "2 P evaluations",
+        "first choice; with ranks losses of any scale, with raw a gradient that can be trusted",
+    )
 
     def gradient(self, state: GradientState, losses: np.ndarray, node: NodeSum) -> np.ndarray:
         """Mean over kept pairs of w_i z_i."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lopt.errors import UsageError
+from lopt.es.facts import Facts
 from lopt.es.perturbation import NodeSum
 from lopt.registry import build
 
@@ -41,6 +42,7 @@ class Strategy(abc.ABC):
     """
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
 
     @abc.abstractmethod
     def init(self, n: int, seed: int) -> StrategyState:

@@ -19,8 +19,7 @@ def block_rows(positions, vocab):
     return min(positions, max(BLOCK_ROWS, BLOCK_LOGITS // vocab))
 
 
-@kernel
-def readout_work(positions, width, vocab):
+def readout_work(positions: int, width: int, vocab: int) -> int:
     """Numbers of scratch that `readout` needs."""
     return block_rows(positions, vocab) * vocab + width * vocab + positions + PARTIALS
 

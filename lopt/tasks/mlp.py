@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any, Self
 
@@ -138,6 +139,12 @@ class Mlp(ImageTask):
 
     def work_size(self, batch: int) -> int:
         return batch * (stack_units(self.widths) + stack_scratch(self.widths) + 1) + 32
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one loss and gradient, matrix products only."""
+        products = [n * m for n, m in itertools.pairwise(self.widths)]
+        return self.batch_size * (6.0 * sum(products) - 2.0 * products[0])  # images get no gradient
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)

@@ -223,7 +223,7 @@ class Sequence(Task):
         tokens = batch * (draws + self.symbols + self.length + self.scored)
         core = self.recurrent.work_size(self.length, batch, one_hot=True)
         return (
-            tokens + core + int(readout_work(batch * self.scored, self.cell_dim, self.symbols + 2))
+            tokens + core + readout_work(batch * self.scored, self.cell_dim, self.symbols + 2)
         )
 
     @property

@@ -191,7 +191,7 @@ class TextTask(Task):
     def work_size(self, batch: int) -> int:
         core = self.recurrent.work_size(self.length - self.steps_unread, batch)
         n = self.positions * batch
-        return self.length * batch + core + int(readout_work(n, self.cell_dim, self.outputs))
+        return self.length * batch + core + readout_work(n, self.cell_dim, self.outputs)
 
     @property
     def operations(self) -> float:

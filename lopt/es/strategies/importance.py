@@ -18,6 +18,11 @@ from lopt.es.strategies.sums import dots
 from lopt.es.strategy import register_strategy
 
 
+def shifted_weights(along: np.ndarray, length: float) -> np.ndarray:
+    """Weights of mu + sigma z and mu - sigma z, (P, 2); along = z.mu / sigma, length = |mu| / sigma."""
+    return np.exp(np.stack([-along, along], axis=1) - length**2 / 2)
+
+
 @register_strategy("importance")
 @dataclasses.dataclass(frozen=True)
 class Importance(Antithetic):
@@ -72,8 +77,8 @@ class Importance(Antithetic):
         sigma, mu, both = self.sigma_of(state), self.shift(state), losses.reshape(-1, 2)
         table = streams(state.seed, state.step, self.pairs)
         along = dots(table, mu, node) / sigma
-        half = float(np.sum(np.square(mu, dtype=np.float64))) / (2 * sigma**2)
-        weights = np.exp(np.stack([-along - half, along - half], axis=1))
+        length = float(np.sqrt(np.sum(np.square(mu, dtype=np.float64)))) / sigma
+        weights = shifted_weights(along, length)
         kept = ~np.isnan(both).any(axis=1)
         count = weights[kept].sum() if self.normalised else 2 * max(int(kept.sum()), 1)
         u = weights * (both - baselines(both)[:, None])

@@ -72,7 +72,7 @@ class Forward(OnePoint):
         "1/N sum z_i (f_i - f(theta)) / sigma, N = 2 P - 1",
         "grad f_sigma, any f",
         "(D + 1) |g|^2 / N; curvature adds to it",
-        "2 P evaluations, one at theta; at least one pair",
+        "2 P evaluations, one at theta",
         "f(theta) is wanted anyway, or half of the pairs' points cannot be evaluated",
     )
 

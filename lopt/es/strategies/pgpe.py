@@ -28,7 +28,7 @@ class Pgpe(Antithetic):
     """
 
     optimizer: str = "sgd"
-    learning_rate: float = 1.0
+    learning_rate: float = 2.0
     sigma_rate: float = 0.5
 
     facts: ClassVar[Facts] = Facts(

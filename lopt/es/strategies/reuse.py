@@ -47,7 +47,8 @@ class Reuse(Antithetic):
     """
 
     shaping: str = "raw"
-    learning_rate: float = 0.01
+    sigma: float = 0.2
+    learning_rate: float = 0.02
     reach: float = 1.0
     normalised: bool = False
 

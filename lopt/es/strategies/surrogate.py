@@ -1,7 +1,7 @@
 """A local model fitted to the losses by least squares, and a jump to its minimum within a trust region.
 
-Two small regressions on the same pairs: half differences on z give the slope, means on z^2 the
-curvature.  With P >= D (P >= D + 1) pairs they are exact on linear functions (diagonal quadratics),
+Two small regressions on the same pairs: half differences on z give the slope, means above f(theta)
+on z^2 the curvature.  With P >= D pairs they are exact on linear functions and diagonal quadratics,
 where Monte Carlo is left with the accidental correlations of the z.  With fewer pairs the slope is
 the solution of least norm, a projection of g with mean (P / D) g, hence times D / P.
 """
@@ -30,16 +30,6 @@ def least_squares(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
     gram = x.T @ x
     penalty = ridge * float(np.trace(gram)) / len(gram)
     return np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ y)
-
-
-def curvature_fit(
-    z: np.ndarray, y: np.ndarray, sigma: float, ridge: float
-) -> tuple[float, np.ndarray]:
-    """c and h (D,) of y = c + sigma^2 / 2 sum h_j z_j^2; z (P, D), y (P,) means of pairs, P >= D + 1."""
-    x = sigma**2 / 2 * z**2
-    centre = x.mean(axis=0)
-    h = least_squares(x - centre, y - y.mean(), ridge)
-    return float(y.mean() - centre @ h), h
 
 
 def jump(g: np.ndarray, h: np.ndarray, radius: float) -> np.ndarray:
@@ -73,10 +63,11 @@ class Surrogate(Antithetic):
 
     The region's radius starts at reach x sigma x sqrt(D), a sample's typical distance times reach;
     it is halved when less than 1/4 of the promised decrease came, doubled after a jump to its edge
-    that kept more than 3/4.  Perturbations shrink with the region, down to `least` x sigma.  The
+    that kept more than 3/4.  A bad jump is not taken back: its end is where the next model is
+    fitted, and the best point seen is kept by the search.  Perturbations shrink with the region, down to `least` x sigma.  The
     jump is handed to the outer optimizer as a gradient; plain sgd with learning rate 1 makes it.
 
-    model   "linear", or "quadratic": a curvature for each coordinate, P >= D + 1 needed
+    model   "linear", or "quadratic": a curvature for each coordinate, P >= D needed
     ridge   penalty on coefficients, relative to the mean square of a regressor
     reach   radius at the start, in typical distances of samples
     least   smallest sigma, as a fraction of `sigma`
@@ -94,11 +85,11 @@ class Surrogate(Antithetic):
     least: float = 0.01
 
     facts: ClassVar[Facts] = Facts(
-        "g = argmin sum ((f+ - f-) / (2 sigma) - z_i.g)^2, of least norm and times D / P if P < D; h, c from "
-        "(f+ + f-)/2 = c + sigma^2 / 2 sum h_j z_ij^2; step: minimum of the model in |p| <= radius",
+        "g = argmin sum ((f+ - f-) / (2 sigma) - z_i.g)^2, of least norm and times D / P if P < D; h from "
+        "(f+ + f-)/2 - f(theta) = sigma^2 / 2 sum h_j z_ij^2; step: minimum of the model in |p| <= radius",
         "g: gradient of linear and even f; h: curvature of diagonal quadratics",
         "P >= D: 0; P < D: (D / P - 1) |g|^2.  Evaluation noise tau^2, P > D + 1: D tau^2 / (2 sigma^2 (P - D - 1))",
-        "2 P evaluations, quadratic: P >= D + 1; P D min(P, D) operations and min(P, D) (P + D) floats on each "
+        "2 P + 1 evaluations, one at theta, quadratic: P >= D; P D min(P, D) operations and min(P, D) (P + D) floats on each "
         'rank; shaping "raw"',
         "D is small enough for P >= D, f is smooth and hardly noisy (else ridge)",
     )
@@ -116,17 +107,28 @@ class Surrogate(Antithetic):
 
     def init(self, n: int, seed: int) -> GradientState:
         """See `Strategy.init`."""
-        if self.model == "quadratic" and self.pairs < n + 1:
+        if self.model == "quadratic" and self.pairs < n:
             raise UsageError(
                 f"pairs = {self.pairs} is not valid for a quadratic model of {n} coordinates: "
-                f"at least {n + 1}"
+                f"at least {n}"
             )
         return super().init(n, seed)
 
     def first_memory(self, n: int) -> dict[str, np.ndarray]:
-        """The jump, and its region: radius, level at its start, promised decrease, length over radius."""
+        """The jump, and its region: radius, f(theta) at its start, promised decrease, length over radius."""
         region = np.array([self.reach * self.sigma * math.sqrt(n), np.nan, np.nan, np.nan])
         return {"jump": np.zeros(n, np.float32), "region": region}
+
+    def n_points(self, state: GradientState) -> int:
+        """Two of each pair, and the centre."""
+        return 2 * self.pairs + 1
+
+    def point(self, state: GradientState, i: int, out: np.ndarray) -> None:
+        """As antithetic; the last one is the centre."""
+        if i == 2 * self.pairs:
+            out[:] = state.centre
+        else:
+            super().point(state, i, out)
 
     def sigma_of(self, state: GradientState) -> float:
         """As a fraction of `sigma`, what the radius is of its first one, from `least` to 1."""
@@ -138,9 +140,9 @@ class Surrogate(Antithetic):
         pin_blas_threads()  # with more threads products round differently
         level, g, h = self.fit(state, losses, node)
         radius, before, promised, at = (float(v) for v in state.memory["region"])
-        if not math.isnan(promised):
+        if not math.isnan(before - level):
             came = before - level
-            if not came >= SHRINKS * promised:
+            if came < SHRINKS * promised:
                 radius /= 2
             elif came > GROWS * promised and at > 0.99:
                 radius *= 2
@@ -158,22 +160,20 @@ class Surrogate(Antithetic):
     def fit(
         self, state: GradientState, losses: np.ndarray, node: NodeSum
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Level, slope and curvature (both (D,) float64) of the model, from losses (2 P,); collective.
+        """f(theta), slope and curvature (both (D,) float64), from losses (2 P + 1,); collective.
 
-        Curvature is 0 for the linear model, or where lost pairs leave too few.
+        Curvature is 0 for the linear model, or where lost points leave too few.
         """
-        sigma, n = self.sigma_of(state), state.centre.size
-        kept = np.flatnonzero(~np.isnan(means(losses)))
-        slopes, levels = halves(losses)[kept] / sigma, means(losses)[kept]
+        sigma, n, level = self.sigma_of(state), state.centre.size, float(losses[-1])
+        kept = np.flatnonzero(~np.isnan(means(losses[:-1])))
+        slopes, rises = halves(losses[:-1])[kept] / sigma, means(losses[:-1])[kept] - level
         if kept.size < n:
-            g = self._least_norm(state, kept, slopes, node)
-            return float(levels.mean()) if kept.size else math.nan, g, np.zeros(n)
+            return level, self._least_norm(state, kept, slopes, node), np.zeros(n)
         z = np.stack([self._piece(state, int(i), 0, n) for i in kept])
         g = least_squares(z, slopes, self.ridge)
-        if self.model == "linear" or kept.size < n + 1:
-            return float(levels.mean()), g, np.zeros(n)
-        level, h = curvature_fit(z, levels, sigma, self.ridge)
-        return level, g, h
+        if self.model == "linear" or math.isnan(level):
+            return level, g, np.zeros(n)
+        return level, g, least_squares(sigma**2 / 2 * z**2, rises, self.ridge)
 
     def _least_norm(
         self, state: GradientState, kept: np.ndarray, slopes: np.ndarray, node: NodeSum
