@@ -3,7 +3,6 @@
 Every line has its own dash pattern and luminance, so the pictures survive a greyscale printer.
 """
 
-import itertools
 import re
 import time
 from collections import Counter
@@ -152,7 +151,7 @@ def curve_grid(results: store.EvalReader, columns: int = 5) -> Figure:
             continue
         draw_curves(ax, results, i)
         ax.set_title(results.tasks[i], fontsize=FONT - 2)
-        ax.tick_params(labelsize=FONT - 3)
+        ax.tick_params(which="both", labelsize=FONT - 3)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     entrants = dict(zip((re.sub(r" \(.*", "", t) for t in labels), handles, strict=True))
     figure.legend(entrants.values(), entrants, loc="outside lower center", ncols=4, frameon=False)
@@ -167,7 +166,10 @@ def draw_curves(ax: Axes, results: store.EvalReader, task: int) -> None:
     """The loss curves of one task: learned first, then the table's order."""
     rows = [r for r in results.rows if r.task == results.tasks[task]]
     order = sorted(rows, key=lambda r: (r.variant != "learned", r.mean))
-    for row, (colour, dash) in zip(order, itertools.cycle(STYLES), strict=False):
+    kinds = dict.fromkeys((r.variant != "learned", r.family, r.variant) for r in results.rows)
+    for row in order:  # a kind of entrant looks the same in every picture of a file
+        kind = sorted(kinds).index((row.variant != "learned", row.family, row.variant))
+        colour, dash = STYLES[kind % len(STYLES)]
         curves = np.stack([smooth(c, SMOOTHING) for c in results.outer_loss[task, row.entrant]])
         width = 2.2 if row.variant == "learned" else 1.3
         middle = np.median(curves, axis=0)
