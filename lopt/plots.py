@@ -41,7 +41,7 @@ def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: 
 
 def smooth(y: np.ndarray, window: int) -> np.ndarray:
     """Centred moving mean; near the ends the window shrinks symmetrically, so no shift and no padding."""
-    total = np.concatenate(([0.0], np.cumsum(y)))
+    total = np.concatenate(([0.0], np.cumsum(y, dtype=np.float64)))
     i = np.arange(y.size)
     half = np.minimum(np.minimum(i, y.size - 1 - i), window // 2)
     return (total[i + half + 1] - total[i - half]) / (2 * half + 1)
