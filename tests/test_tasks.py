@@ -18,7 +18,12 @@ EXAMPLES = [t for _, cls in sorted(TASKS.items()) for t in cls.examples()]
 CONVEX = [t for t in EXAMPLES if getattr(t, "convex", False)]
 SCALES = (1e-6, 1.0, 1e3)  # of the initial parameters
 FIXED_SCALE = {"function2d"}  # functions that live where they start: exponents overflow elsewhere
-OVERFLOWING = {"conv_vae", "maf", "mlp_vae", "nvp"}  # e^s of a net's output, infinite at the largest scale
+OVERFLOWING = {
+    "conv_vae",
+    "maf",
+    "mlp_vae",
+    "nvp",
+}  # e^s of a net's output, infinite at the largest scale
 SHARED_ROWS = {"losg"}  # families whose rows are the objective: all splits see all of them
 STREAM = rng.stream(3, 1, 5)
 STEP = 2

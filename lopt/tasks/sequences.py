@@ -222,9 +222,7 @@ class Sequence(Task):
         draws = int(draws_per_row(KINDS.index(self.kind), self.items))
         tokens = batch * (draws + self.symbols + self.length + self.scored)
         core = self.recurrent.work_size(self.length, batch, one_hot=True)
-        return (
-            tokens + core + readout_work(batch * self.scored, self.cell_dim, self.symbols + 2)
-        )
+        return tokens + core + readout_work(batch * self.scored, self.cell_dim, self.symbols + 2)
 
     @property
     def operations(self) -> float:

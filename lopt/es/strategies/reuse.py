@@ -76,7 +76,10 @@ class Reuse(Antithetic):
         self, state: GradientState, losses: np.ndarray, grad: np.ndarray, centre: np.ndarray
     ) -> dict[str, np.ndarray]:
         """What the next step uses again."""
-        return {"losses": losses.copy(), "centre": state.centre}
+        both = losses.reshape(-1, 2)
+        lost = np.isnan(both).any(axis=1)
+        used = np.where(lost[:, None], np.nan, both).reshape(-1)
+        return {"losses": used, "centre": state.centre}
 
     def gradient(self, state: GradientState, losses: np.ndarray, node: NodeSum) -> np.ndarray:
         """Weighted mean over the union."""
@@ -85,7 +88,7 @@ class Reuse(Antithetic):
         length = float(np.sqrt(np.sum(np.square(move, dtype=np.float64)))) / sigma
         old = state.memory["losses"].reshape(-1, 2)
         kept = [int((~np.isnan(both).any(axis=1)).sum()) for both in (old, new)]
-        if kept[0] == 0 or length > self.reach:
+        if 0 in kept or length > self.reach:
             return super().gradient(state, losses, node)
         table = np.concatenate(
             [streams(state.seed, t, self.pairs) for t in (state.step - 1, state.step)]

@@ -53,7 +53,7 @@ class Sobol(Antithetic):
         "1/P sum z_i (f+ - f-) / (2 sigma), z_i = Phi^-1(u_i), u scrambled Sobol",
         "grad f_sigma, any f: each z_i alone is normal",
         "no closed form; not above antithetic's in low dimensions, equal to it in high ones",
-        "2 P evaluations, best with P a power of 2; D <= 21201; 240 D bytes on each rank",
+        "2 P evaluations, best with P a power of 2; D <= 21201; 7 kB a coordinate while scrambling, each rank, each step",
         "D is at most a few dozen; beyond that antithetic is as good and cheaper",
     )
 
