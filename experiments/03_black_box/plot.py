@@ -1,0 +1,104 @@
+"""Pictures of `run.py`'s files: losses of all problems, and the descent of the landscape, still and animated.
+
+python experiments/03_black_box/plot.py runs/black_box
+"""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+from landscape import Landscape
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+
+from lopt.plots import FONT, STYLES, new_figure
+from lopt.store import SearchReader
+
+AXES = {
+    "cart_pole": "share of 10 s not balanced",
+    "pendulum": "mean cost of a step",
+    "classifier": "share of wrong digits",
+}
+SHOWN = (0, 12, 30, -1)  # steps whose points are in the still picture
+EXTENT = (-2.0, 1.8, -0.8, 2.4)
+
+
+def main() -> None:
+    """Draw what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    losses(folder)
+    if (folder / "landscape" / "seed0" / "path.h5").exists():
+        descent(folder)
+
+
+def losses(folder: Path) -> None:
+    """Mean loss of a step against evaluations, one panel a problem, one line a seed."""
+    figure, axes = new_figure(9.6, 3.4, 1, len(AXES))
+    for ax, (name, label) in zip(axes[0], AXES.items(), strict=True):
+        paths = sorted((folder / name).glob("seed*/search.h5"))
+        for path, (colour, dash) in zip(paths, STYLES, strict=False):
+            search = SearchReader(path)
+            ax.plot(search["evaluations"], search["mean"], color=colour, ls=dash, lw=1.2,
+                    label=f"seed {search.settings['seed']}")  # fmt: skip
+        ax.set(xlabel="evaluations", ylabel=label, ylim=(0, None))
+        ax.set_title(name.replace("_", "-"), fontsize=FONT + 1)
+        ax.legend(frameon=False, fontsize=FONT - 1)
+    figure.suptitle("Mean over the points of a step, perturbed as they are", fontsize=FONT + 1)
+    figure.savefig(folder / "losses.png")
+
+
+def background(ax: Axes, land: Landscape) -> None:
+    """The terraces, dark is low."""
+    x, y = np.linspace(*EXTENT[:2], 400), np.linspace(*EXTENT[2:], 340)
+    height = land.height(*np.meshgrid(x, y))
+    ax.imshow(height, origin="lower", extent=EXTENT, cmap="Greys_r", aspect="auto")
+    ax.contour(x, y, height, np.unique(height), colors="white", linewidths=0.4)
+    ax.plot(1, 1, "+", color="#c9a400", ms=10, mew=2)
+    ax.set(xlim=EXTENT[:2], ylim=EXTENT[2:], xlabel="x", ylabel="y")
+
+
+def descent(folder: Path) -> None:
+    """Still and animated picture of the points walking down."""
+    with h5py.File(folder / "landscape" / "seed0" / "path.h5") as file:
+        centre, points = file["centre"][()], file["points"][()]
+        land = Landscape(int(file.attrs["terraces"]))
+    figure, axes = new_figure(6.4, 4.8)
+    ax = axes[0, 0]
+    background(ax, land)
+    ax.plot(*centre.T, color="#ca5a00", lw=1.6, label="centre")
+    marks = ("o", "s", "^", "D")
+    colours = ("#7b3294", "#0571b0", "#2c8c4a", "#d6608a")
+    for step, mark, colour in zip(SHOWN, marks, colours, strict=True):
+        at = step % len(points)
+        ax.plot(*points[step].T, mark, ms=3.5, mec="white", mew=0.4, color=colour,
+                label=f"points of step {at}")  # fmt: skip
+    ax.legend(fontsize=FONT - 1, loc="lower left")
+    ax.set_title("Every terrace is flat: all gradients are 0, differences are not", fontsize=FONT)
+    figure.savefig(folder / "landscape.png")
+    animate(folder / "landscape.gif", land, centre, points)
+
+
+def animate(path: Path, land: Landscape, centre: np.ndarray, points: np.ndarray) -> None:
+    """One frame a step."""
+    figure, axes = new_figure(5.0, 3.8)
+    ax = axes[0, 0]
+    background(ax, land)
+    (trail,) = ax.plot([], [], color="#ca5a00", lw=1.6)
+    (cloud,) = ax.plot([], [], "o", ms=4, mec="white", mew=0.4, color="#0571b0")
+    title = ax.set_title(" ", fontsize=FONT)
+
+    def frame(step: int) -> tuple:
+        trail.set_data(*centre[: step + 1].T)
+        cloud.set_data(*points[step].T)
+        title.set_text(f"step {step}, height {land.search(centre[step]):.1f}")
+        return trail, cloud, title
+
+    made = FuncAnimation(figure, frame, frames=len(points))
+    made.save(path, PillowWriter(fps=8), dpi=90)
+
+
+if __name__ == "__main__":
+    main()
