@@ -18,7 +18,7 @@ import lopt
 from lopt import store
 from lopt.comm import SerialComm
 from lopt.errors import StoreError, UsageError
-from lopt.es import Fitness, minimize, strategy
+from lopt.es import STRATEGIES, Fitness, minimize, strategy
 from lopt.es.coordinates import Coordinates
 from lopt.es.fitness import CLIP, RULES, centred_ranks
 from lopt.es.perturbation import NodeSum
@@ -255,6 +255,18 @@ def test_interrupted_between_steps_it_goes_on_with_other_limits(tmp_path: Path) 
     whole = minimize(sphere, np.ones(3), steps=9, pairs=3)
     assert found.x.tobytes() == whole.x.tobytes()
     assert (found.nit, found.nfev, found.fun) == (whole.nit, whole.nfev, whole.fun)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_searches_and_is_interrupted_without_a_trace(
+    name: str, tmp_path: Path
+) -> None:
+    run = functools.partial(minimize, lambda x: sphere(x - 1), np.zeros(4), strategy=name, seed=3)
+    whole = run(steps=12, bounds=[(-1, 3)] * 4)
+    for steps, resume in ((5, False), (12, True)):
+        part = run(steps=steps, bounds=[(-1, 3)] * 4, out=tmp_path, resume=resume)
+    assert (part.x.tobytes(), part.fun, part.nfev) == (whole.x.tobytes(), whole.fun, whole.nfev)
+    assert whole.fun < sphere(np.ones(4))
 
 
 def test_eight_bytes_an_evaluation() -> None:

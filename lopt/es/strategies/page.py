@@ -50,7 +50,7 @@ In the formulas f+ and f- are the losses at theta + sigma z_i and theta - sigma 
 coordinates unless said otherwise, P is the number of pairs, g the gradient and H the Hessian of f, f_sigma(theta) =
 E f(theta + sigma z) the smoothed loss. A variance is the sum over coordinates, for a linear f unless another is named.
 "Unbiased" and variances are those of shaping "raw" where there is shaping. grad f_sigma = grad f for quadratics; in
-general they differ by O(sigma^2) times third derivatives. `tests/test_strategy_statistics.py` measures means and
+general they differ by O(sigma^2) times third derivatives. `tests/test_strategy_*.py` measure means and
 variances against these formulas.
 
 Every strategy needs memory O(D) unless its row says more: perturbations are made from their addresses when needed.
