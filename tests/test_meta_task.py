@@ -387,9 +387,10 @@ def test_sampled_tasks_are_affordable_and_functions_of_their_seed() -> None:
 
 
 def test_operations_count_the_matrix_products() -> None:
-    """64 x 3 + 3 x 10 weights and biases, 4 examples; 4 steps, 2 problems, 1 + 2 pairs members."""
+    """64 x 3 + 3 x 10 weights, 4 examples (no gradient of the images: two products, then three);
+    an update network of 5 units per parameter; 4 steps, 2 problems, 1 + 2 pairs members."""
     n = 64 * 3 + 3 + 3 * 10 + 10
-    per_step = 6 * n * 4 + 2 * n * 5 * (8 + 5 + 2)
+    per_step = 2 * (2 * 64 * 3 + 3 * 3 * 10) * 4 + 2 * n * 5 * (8 + 5 + 2)
     assert build("mlp:hidden=5", pairs=2).operations == pytest.approx(per_step * 4 * 2 * 5)
 
 
