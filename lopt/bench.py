@@ -83,7 +83,10 @@ def median_seconds(run: Callable[[], object], repeats: int = 7) -> float:
 
 
 def step_ms(task: Task) -> float:
-    """Milliseconds of one loss and gradient on a training batch: the lower quartile of some calls after the first."""
+    """Milliseconds of a core for one loss and gradient on a training batch: lower quartile of calls after the first.
+
+    The thread's own time, so that other processes on the machine hardly count.
+    """
     pin_blas_threads()
     stream = rng.stream(0)
     params, rows = task.init(stream), np.empty(task.batch_size, np.int64)
@@ -92,9 +95,9 @@ def step_ms(task: Task) -> float:
     times: list[float] = []
     for step in range(REPEATS + 1):
         rows[:] = rng.integers(rows.size, *task.splits[TRAIN], stream, rng.BATCH + TRAIN, step)
-        begin = time.perf_counter()
+        begin = time.thread_time()
         task.entry(params, grad, task.arrays, rows, stream, TRAIN, step, work, 1)
-        times.append(time.perf_counter() - begin)
+        times.append(time.thread_time() - begin)
         if sum(times) > ENOUGH_S and step > 0:
             break
     return 1e3 * float(np.quantile(times[1:], 0.25))
