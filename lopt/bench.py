@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from lopt import rng
+from lopt.comm import SerialComm
 from lopt.errors import CommError
+from lopt.es import minimize, strategy
+from lopt.es.perturbation import NodeSum, streams, sum_normals
 from lopt.lanes import pin_blas_threads
 from lopt.optimizer import optimizer
 from lopt.rollout import Runner, Schedule
@@ -50,7 +53,11 @@ EXAMPLE_CONFIG = Path(__file__).parent.parent / "experiments" / "01_digits" / "c
 
 
 def run_suite(suite: str) -> list[Figure]:
-    """Figures of a suite: cpu (rollouts, task, sgemm), es (noise), mpi (start-up, memory, two ranks), gpu or all."""
+    """Figures of a suite, or of all.
+
+    cpu: rollouts, loss and gradient; es: noise, sums over it, memory and bytes of a step; mpi:
+    start-up, memory, two ranks; gpu.
+    """
     suites: dict[str, Callable[[], list[Figure]]] = {"cpu": cpu, "es": es, "mpi": mpi, "gpu": gpu}
     chosen = suites.values() if suite == "all" else [suites[suite]]
     return [figure for run in chosen for figure in run()]
@@ -152,22 +159,92 @@ def rollout_rate(task_, name: str) -> float:
 
 
 def es() -> list[Figure]:
-    """Noise generation and accumulation, per element."""
-    found = []
+    """Noise and sums over it, a whole step of antithetic ES, its memory and its bytes."""
+    found = [figure("sgemm 2048^3, one thread", sgemm_rate(), "GFLOP/s")]
     for n, pairs in ((35_000, 256), (1_000_000, 64)):
-        out = np.zeros(n, np.float32)
-
-        def accumulate(out=out, pairs=pairs) -> None:
-            for i in range(pairs):
-                rng.add_normals(out, np.float32(0.1), 0, rng.stream(0, 0, i), rng.PERTURB, 0)
-
-        seconds = median_seconds(accumulate, 3)
+        per_element = 1e9 / n / pairs
         found.append(
             figure(
-                f"noise + accumulation, {n} x {pairs}", 1e9 * seconds / n / pairs, "ns/element", 4.0
+                f"noise + accumulation, {n} x {pairs}",
+                per_element * median_seconds(_sum_over_pairs(n, pairs), 3),
+                "ns/element",
+                4.0,
             )
         )
-    return found
+        found.append(
+            figure(
+                f"ask + tell of antithetic ES, {n} x {pairs} points",
+                per_element * median_seconds(ask_and_tell(n, pairs // 2), 3),
+                "ns/element",
+            )
+        )
+    for pairs in (4, 64):
+        label = f"peak memory of its step, 2000000 x {2 * pairs} points"
+        floats = floats_of_a_step(2_000_000, pairs)
+        found.append(figure(label, floats, "floats/coordinate", 10.0))
+    return [*found, figure("allreduced bytes of an outer step", bytes_of_a_pair(), "/pair", 16.0)]
+
+
+def _sum_over_pairs(n: int, pairs: int) -> Callable[[], object]:
+    """The gradient of `pairs` losses: every perturbation made once and added up."""
+    node = NodeSum(SerialComm(), n)
+    table, coefs = streams(0, 0, pairs), np.full(pairs, 0.1, np.float32)
+    return lambda: node.rebuild(
+        lambda out, start: sum_normals(out, start, coefs, table, rng.PERTURB)
+    )
+
+
+def ask_and_tell(n: int, pairs: int) -> Callable[[], object]:
+    """A step without evaluations: all points made one by one, then the next state."""
+    strat, node = strategy("antithetic", pairs=pairs), NodeSum(SerialComm(), n)
+    state, point = strat.init(n, 0), np.empty(n, np.float32)
+    losses = np.random.default_rng(0).random(2 * pairs)
+
+    def step() -> None:
+        for i in range(2 * pairs):
+            strat.point(state, i, point)
+        strat.tell(state, losses, node)
+
+    return step
+
+
+# What a process of its own takes for a step beyond what it had before, in bytes.
+_MEMORY = """
+import resource, sys
+from lopt.bench import ask_and_tell
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+n, pairs = int(sys.argv[1]), int(sys.argv[2])
+ask_and_tell(5000, 2)()
+before = peak()
+ask_and_tell(n, pairs)()
+print(peak() - before)
+"""
+
+
+def floats_of_a_step(n: int, pairs: int) -> float:
+    """Peak memory of a process that makes and tells all points of n coordinates, in floats (4 bytes) for each."""
+    ask_and_tell(5000, 2)()  # so that the other process finds its kernels on disk
+    command = [sys.executable, "-c", _MEMORY, str(n), str(pairs)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout) / (4 * n)
+
+
+def bytes_of_a_pair(pairs: int = 7, steps: int = 10) -> float:
+    """Bytes that a rank gives to the exchange in a step, per pair: a long search less a short one."""
+    sent = []
+    for n in (1, 1 + steps):
+        comm = SerialComm()
+        minimize(
+            lambda x: float(x @ x),
+            np.ones(3),
+            strategy="antithetic",
+            pairs=pairs,
+            steps=n,
+            comm=comm,
+        )
+        sent.append(sum(comm.sent.values()))
+    return (sent[1] - sent[0]) / (steps * pairs)
 
 
 def mpi() -> list[Figure]:
