@@ -27,6 +27,8 @@ _LAUNCH_VARIABLES = (
     "SLURM_STEP_NUM_TASKS",
 )
 
+NODE_VARIABLE = "LOPT_RANKS_PER_NODE"  # splits nodes into smaller groups of ranks that share memory
+
 DRAIN_S = 0.3  # launchers drop what they have not read yet from a rank that aborts
 
 
@@ -168,11 +170,15 @@ class _MpiCounter:
 class MpiComm:
     """The ranks of MPI_COMM_WORLD.
 
+    Args:
+        ranks_per_node: ranks that share memory at most: those of a NUMA domain rather than of the
+            node, or a pretended node; 0: all of a node.
+
     Raises:
         CommError: mpi4py or the MPI library it needs cannot be loaded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks_per_node: int = 0) -> None:
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -182,6 +188,9 @@ class MpiComm:
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self._node = self._world.Split_type(MPI.COMM_TYPE_SHARED, key=self._world.rank)
+        if ranks_per_node:
+            part = self._node.rank // ranks_per_node
+            self._node = self._node.Split(part, key=self._node.rank)
         self.rank, self.size = self._world.rank, self._world.size
         self.node_rank, self.node_size = self._node.rank, self._node.size
         self.sent = {"scalars": 0, "control": 0, "gather": 0}
@@ -316,12 +325,12 @@ def get_comm() -> Comm:
 
     Raises:
         CommError: the launcher says there are several ranks but MPI is missing or sees only one: N silent serial copies
-            of a job would be worse than an error.
+            of a job would be worse than an error.  Also if LOPT_RANKS_PER_NODE is no number.
     """
     expected = launched_ranks(os.environ)
     if expected <= 1:
         return SerialComm()
-    comm = MpiComm()
+    comm = MpiComm(ranks_per_node(os.environ))
     if comm.size != expected:
         raise CommError(
             f"the launcher started {expected} ranks but the MPI library sees {comm.size}: "
@@ -343,6 +352,18 @@ def launched_ranks(environment: Mapping[str, str]) -> int:
             except ValueError as error:
                 raise CommError(f"{name}={environment[name]!r} is no number of ranks") from error
     return 2 if int(environment.get("PMIX_RANK", "0")) > 0 else 1
+
+
+def ranks_per_node(environment: Mapping[str, str]) -> int:
+    """Ranks that share memory at most, from LOPT_RANKS_PER_NODE in the environment; 0: as many as a node has.
+
+    Raises:
+        CommError: it is no whole number from 0.
+    """
+    text = environment.get(NODE_VARIABLE, "0")
+    if not text.isdecimal():
+        raise CommError(f"{NODE_VARIABLE}={text!r} is no number of ranks, valid: 1, 2, ... or 0")
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.mpi import launch
 
-from lopt.comm import SerialComm, get_comm, launched_ranks, slice_of
+from lopt.comm import SerialComm, get_comm, launched_ranks, ranks_per_node, slice_of
 from lopt.errors import CommError
 
 CONFORMANCE = textwrap.dedent(
@@ -41,6 +41,13 @@ CONFORMANCE = textwrap.dedent(
     shared[lo:hi] = np.arange(lo, hi)
     comm.node_fence()
     assert shared.tolist() == list(range(11))
+    # what one node writes no other sees
+    comm.node_fence()
+    if comm.node_rank == 0:
+        shared[0] = comm.rank
+    comm.node_fence()
+    comm.barrier()
+    assert shared[0] == comm.rank - comm.node_rank
     # every number handed out once
     counter, mine = comm.work_counter(), np.zeros(50)
     while (i := counter.next()) < 50:
@@ -48,7 +55,7 @@ CONFORMANCE = textwrap.dedent(
     comm.allreduce_scalars(mine)
     assert (mine == 1).all()
     comm.barrier()
-    print(f"rank {comm.rank} of {comm.size} fine", flush=True)
+    print(f"rank {comm.rank} of {comm.size} fine, node of {comm.node_size}", flush=True)
     """
 )
 
@@ -59,6 +66,16 @@ def test_conformance(ranks: int) -> None:
     done = launch(ranks, ["-c", CONFORMANCE], timeout=60)
     assert done.code == 0, done.err
     assert done.out.count("fine") == ranks
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("ranks", "most", "sizes"), [(3, 2, [2, 2, 1]), (4, 1, [1] * 4)])
+def test_conformance_on_several_nodes(ranks: int, most: int, sizes: list[int]) -> None:
+    """Pretended nodes: shared memory is the node's alone, all the rest crosses them."""
+    done = launch(ranks, ["-c", CONFORMANCE], timeout=60, LOPT_RANKS_PER_NODE=str(most))
+    assert done.code == 0, done.err
+    found = [line.split(", node of ") for line in sorted(done.out.splitlines())]
+    assert [int(size) for _, size in found] == sizes
 
 
 @pytest.mark.mpi
@@ -113,6 +130,13 @@ def test_announced_ranks(environment: dict, ranks: int) -> None:
 def test_an_unreadable_count_is_an_error() -> None:
     with pytest.raises(CommError, match="PMI_SIZE='many'"):
         launched_ranks({"PMI_SIZE": "many"})
+
+
+def test_an_unreadable_number_of_ranks_of_a_node_is_an_error() -> None:
+    assert [ranks_per_node({}), ranks_per_node({"LOPT_RANKS_PER_NODE": "16"})] == [0, 16]
+    for text in ("two", "-1", "1.5", ""):
+        with pytest.raises(CommError, match=f"LOPT_RANKS_PER_NODE='{text}'"):
+            ranks_per_node({"LOPT_RANKS_PER_NODE": text})
 
 
 def test_without_a_launcher_there_is_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
