@@ -7,7 +7,8 @@ sends a perturbation.
 A gradient is a sum over pairs, sum_i coef_i z_i.  On a node every rank sums its own slice of theta
 over all pairs, in ascending order, into a shared array.  Each element is one chain of float32
 additions in one order, whoever makes them, so the bits do not depend on the number of ranks; time
-is P x D / ranks-per-node and memory is D.
+is P x D / ranks-per-node and memory is D.  Estimators that need the perturbations themselves get
+them through the same array: after the exchange of losses no perturbation is made twice on a node.
 """
 
 from collections.abc import Callable
@@ -90,3 +91,27 @@ class NodeSum:
         add(mine, self.lo)
         self._comm.node_fence()
         return self._shared.copy()
+
+    def normals(self, streams: np.ndarray, start: int, size: int, inner: int = 0) -> np.ndarray:
+        """Normals start .. start + size - 1 of each address, (P, size) float32, size <= D; collective.
+
+        For those who need perturbations themselves, not their sum: each number is made by one rank
+        of the node, as many rows at a time as go into the node's vector.
+
+        Args:
+            streams: uint32 (P, 3).
+        """
+        made = np.empty((len(streams), size), np.float32)
+        at_once = self._shared.size // size
+        for first in range(0, len(streams), at_once):
+            rows = made[first : first + at_once]
+            table = streams[first : first + at_once]
+
+            def add(out: np.ndarray, lo: int, table: np.ndarray = table) -> None:
+                for i in range(lo // size, min(len(table), -(-(lo + out.size) // size))):
+                    a, b = max(lo, i * size), min(lo + out.size, (i + 1) * size)
+                    part = out[a - lo : b - lo]
+                    rng.normals_into(part, start + a - i * size, table[i], rng.PERTURB, inner)
+
+            rows[:] = self.rebuild(add)[: rows.size].reshape(rows.shape)
+        return made

@@ -12,7 +12,7 @@ import numpy as np
 
 from lopt.errors import UsageError
 from lopt.es.facts import Facts
-from lopt.es.perturbation import NodeSum
+from lopt.es.perturbation import NodeSum, streams
 from lopt.es.strategies.distribution import (
     Distribution,
     DistributionState,
@@ -163,7 +163,7 @@ class Cma(_Cma):
         step = _paths(c, state, m["basis"] @ z, move)
         covariance = step.keep * m["covariance"]
         covariance += c.c_1 * np.outer(step.path_c, step.path_c)
-        covariance += c.c_mu * self._spread(state, order[: weights.size], weights)
+        covariance += c.c_mu * self._spread(state, order[: weights.size], weights, node)
         memory = {
             **m,
             "mean": m["mean"] + m["sigma"] * move,
@@ -178,13 +178,13 @@ class Cma(_Cma):
         return memory
 
     def _spread(
-        self, state: DistributionState, order: np.ndarray, weights: np.ndarray
+        self, state: DistributionState, order: np.ndarray, weights: np.ndarray, node: NodeSum
     ) -> np.ndarray:
         """sum_k weights[k] y_k y_k^T, (D, D)."""
-        m = state.memory
+        m, table = state.memory, streams(state.seed, state.step, int(order.max()) + 1)
         total = np.zeros_like(m["covariance"])
         for lo in range(0, order.size, CHUNK):
-            z = np.stack([normals_of(state, int(i)) for i in order[lo : lo + CHUNK]])
+            z = node.normals(table[order[lo : lo + CHUNK]], 0, state.theta.size).astype(np.float64)
             y = (z * m["scales"]) @ m["basis"].T
             total += (y.T * weights[lo : lo + CHUNK]) @ y
         return total

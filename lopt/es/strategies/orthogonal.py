@@ -17,16 +17,15 @@ from lopt.errors import UsageError
 from lopt.es.facts import Facts
 from lopt.es.gradient_strategy import Antithetic, GradientState
 from lopt.es.perturbation import NodeSum
+from lopt.es.strategies.sums import shared_scalars
 from lopt.es.strategy import register_strategy
 from lopt.lanes import kernel
 
 
 @kernel
-def reflect(q, k, stream, work):
-    """q <- R_k q, q (D,) float64, k counted from 0; work (D,) float64, OVERWRITTEN."""
-    v, x = work[: q.size - k], q[k:]
-    rng.normals_into(v, 0, stream, rng.PERTURB, k)
-    square = 0.0
+def reflect(q, k, v):
+    """q <- R_k q, q (D,) float64, k counted from 0; v (D - k,) float64 the random direction, OVERWRITTEN."""
+    x, square = q[k:], 0.0
     for j in range(v.size):
         square += v[j] * v[j]
     v[0] += math.copysign(math.sqrt(square), v[0])
@@ -46,8 +45,10 @@ def combine(q, coefs, stream, work):
     q[:] = 0.0
     for i in range(coefs.size):
         k = coefs.size - 1 - i
+        v = work[: q.size - k]
+        rng.normals_into(v, 0, stream, rng.PERTURB, k)
         q[k] += coefs[k]
-        reflect(q, k, stream, work)
+        reflect(q, k, v)
 
 
 @register_strategy("orthogonal")
@@ -64,7 +65,7 @@ class Orthogonal(Antithetic):
         "1/P sum z_i (f+ - f-) / (2 sigma), z_i = r_i q_i, q orthonormal in sets of D",
         'radius "chi": grad f_sigma, any f; "fixed": the same to second order in sigma',
         "P <= D: (D / P - 1) |g|^2, chi ((D + 2) / P - 1) |g|^2; 0 at P = D, fixed",
-        "2 P evaluations; each rank spends P D normals on a sum, i D on direction i < D",
+        "2 P evaluations; P D normals on a sum, i D on direction i < D; P D operations on each rank",
         "P is comparable to D; with P far below D it is as good as antithetic, and dearer",
     )
 
@@ -76,26 +77,33 @@ class Orthogonal(Antithetic):
     def directions(self, state: GradientState, i: int, out: np.ndarray) -> None:
         """See `GradientStrategy.directions`."""
         n = out.size
-        coefs = np.zeros(i % n + 1)
+        coefs, q, address = (
+            np.zeros(i % n + 1),
+            np.empty(n),
+            rng.stream(state.seed, state.step, i // n),
+        )
         coefs[-1] = self._radius(state, i, n)
-        out[:] = self._combined(state, i // n, coefs, n)
+        combine(q, coefs, address, np.empty(n))
+        out[:] = q
 
     def sum_directions(
         self, state: GradientState, weights: np.ndarray, node: NodeSum
     ) -> np.ndarray:
-        """sum_i weights[i] z_i, (D,) float32; every rank makes the whole of it: reflections need whole vectors."""
-        n = state.centre.size
-        total = np.zeros(n)
-        radii = [self._radius(state, i, n) for i in range(weights.size)]
-        coefs = weights * np.array(radii)
-        for first in range(0, coefs.size, n):
-            total += self._combined(state, first // n, coefs[first : first + n], n)
+        """sum_i weights[i] z_i, (D,) float32; the node makes the normals, every rank reflects."""
+        n, p = state.centre.size, weights.size
+        if self.radius == "fixed":
+            coefs = weights * math.sqrt(n)
+        else:
+            coefs = weights * shared_scalars(p, n, lambda i: self._radius(state, i, n), node)
+        total, address = np.zeros(n), rng.stream(state.seed, state.step)[None]
+        for first in range(0, p, n):
+            q, address[0, 2] = np.zeros(n), first // n
+            for i in reversed(range(first, min(first + n, p))):
+                k = i - first
+                q[k] += coefs[i]
+                reflect(q, k, node.normals(address, 0, n - k, k)[0].astype(np.float64))
+            total += q
         return total.astype(np.float32)
-
-    def _combined(self, state: GradientState, k: int, coefs: np.ndarray, n: int) -> np.ndarray:
-        q = np.empty(n)
-        combine(q, coefs, rng.stream(state.seed, state.step, k), np.empty(n))
-        return q
 
     def _radius(self, state: GradientState, i: int, n: int) -> float:
         if self.radius == "fixed":

@@ -12,11 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lopt import rng
 from lopt.errors import UsageError
 from lopt.es.facts import Facts
 from lopt.es.gradient_strategy import Antithetic, GradientState
-from lopt.es.perturbation import BLOCK, NodeSum
+from lopt.es.perturbation import BLOCK, NodeSum, streams
 from lopt.es.strategies.sums import halves, means
 from lopt.es.strategy import register_strategy
 from lopt.lanes import pin_blas_threads
@@ -169,7 +168,8 @@ class Surrogate(Antithetic):
         slopes, rises = halves(losses[:-1])[kept] / sigma, means(losses[:-1])[kept] - level
         if kept.size < n:
             return level, self._least_norm(state, kept, slopes, node), np.zeros(n)
-        z = np.stack([self._piece(state, int(i), 0, n) for i in kept])
+        table = streams(state.seed, state.step, self.pairs)[kept]
+        z = node.normals(table, 0, n).astype(np.float64)
         g = least_squares(z, slopes, self.ridge)
         if self.model == "linear" or math.isnan(level):
             return level, g, np.zeros(n)
@@ -180,19 +180,12 @@ class Surrogate(Antithetic):
     ) -> np.ndarray:
         """D / P' times the slope of least norm, from fewer pairs than coordinates; memory O(P^2 + D)."""
         n, p = state.centre.size, kept.size
-        weights = np.zeros(self.pairs)
+        weights, table = np.zeros(self.pairs), streams(state.seed, state.step, self.pairs)[kept]
         if p:
             gram = np.zeros((p, p))
             for lo in range(0, n, BLOCK):
-                size = min(BLOCK, n - lo)
-                z = np.stack([self._piece(state, int(i), lo, size) for i in kept])
+                z = node.normals(table, lo, min(BLOCK, n - lo)).astype(np.float64)
                 gram += z @ z.T
             penalty = self.ridge * n
             weights[kept] = np.linalg.solve(gram + penalty * np.eye(p), slopes) * n / p
         return self.sum_directions(state, weights, node).astype(np.float64)
-
-    @staticmethod
-    def _piece(state: GradientState, i: int, start: int, size: int) -> np.ndarray:
-        """Normals start .. start + size - 1 of direction i, float64."""
-        address = rng.stream(state.seed, state.step, i)
-        return rng.normals(size, address, rng.PERTURB, 0, start).astype(np.float64)
