@@ -17,7 +17,7 @@ import tomli_w
 
 from lopt.errors import ConfigError, unknown
 
-ESTIMATORS = ("full", "truncated", "pes", "nres")
+ESTIMATORS = ("full", "truncated", "pes", "gpes", "nres")
 DIFFERENCES = ("normalised", "clipped", "sign", "raw")
 DIVERGED = ("drop", "clip")
 SCHEDULES = ("constant", "cosine")
@@ -92,11 +92,12 @@ class OptimizerSpec(Section, kw_only=True):
 class EsConfig(Section, kw_only=True):
     """The estimator of the outer gradient; all perturbations are antithetic pairs."""
 
-    estimator: str = "nres"  # full | truncated | pes | nres
+    estimator: str = "nres"  # full | truncated | pes | gpes | nres
     pairs: int = 16  # P, antithetic pairs of an outer step
     sigma: float = 0.01  # standard deviation of the perturbation, units of theta
     horizon: tuple[int, int] | int = (100, 500)  # T, inner steps of an episode, log-uniform
     truncation: int = 50  # K, inner steps of a window
+    resample: int = 0  # gpes: inner steps after which a pair is perturbed anew; 0: per episode
     difference: str = "normalised"  # normalised | sign (per task) | raw
     diverged: str = "drop"  # drop the pair of a diverged particle | clip its loss at the ceiling
 
@@ -107,10 +108,18 @@ class EsConfig(Section, kw_only=True):
         _at_least("es.pairs", self.pairs, 1)
         _positive("es.sigma", self.sigma)
         _at_least("es.truncation", self.truncation, 1)
+        self._check_resample()
         if isinstance(self.horizon, int):
             msgspec.structs.force_setattr(self, "horizon", (self.horizon, self.horizon))
         low, high = self.horizon
         _demand("es.horizon", list(self.horizon), 1 <= low <= high < 2**31, "1 <= lo <= hi < 2^31")
+
+    def _check_resample(self) -> None:
+        _at_least("es.resample", self.resample, 0)
+        if self.estimator != "gpes":
+            _demand("es.resample", self.resample, self.resample == 0, '0 unless estimator = "gpes"')
+        good = self.resample % self.truncation == 0
+        _demand("es.resample", self.resample, good, f"a multiple of truncation = {self.truncation}")
 
 
 class OuterConfig(Section, kw_only=True):

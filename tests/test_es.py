@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.episodes import episodes_of
 from helpers.es_problems import Balance, Drift, Plain, one_step, settings, z_of
 
 from lopt import config
@@ -94,32 +95,10 @@ def test_equals_a_slow_formula_on_the_same_draws(name, scale):
 # Unrolled problems
 
 
-def episodes_of(name, truncation, pairs, horizon=100, sigma=0.1, problem=None):
-    """Total gradient estimate of each complete episode, from losses and addresses alone.
-
-    Checks on the way that the estimator's gradient is the mean of the pairs' contributions.
-    """
-    cfg = settings(estimator=name, pairs=pairs, truncation=truncation, sigma=sigma)
-    problem = problem or Balance(horizon, truncation)
-    estimator = make_estimator(cfg, problem, SerialComm(), 1)
-    theta = np.array([0.5], np.float32)
-    state = estimator.init(theta)
-    n = horizon // truncation
-    xi, total, count, complete = np.zeros(pairs), np.zeros(pairs), np.zeros(pairs, int), []
-    for t in range(2 * n):
-        t0 = state.t.copy()
-        estimate, state = estimator.step(theta, t, state)
-        drawn = state.episode if name == "nres" else np.full(pairs, t)
-        z = np.array([z_of(1, int(drawn[i]), i, 1)[0] for i in range(pairs)])
-        xi = z + (xi if name == "pes" else 0) * (t0 > 0)
-        slopes = (estimate.losses[:, 0] - estimate.losses[:, 1]) / (2 * sigma)
-        contribution = slopes * xi
-        assert estimate.grad[0] == pytest.approx(contribution.mean(), rel=1e-3, abs=1e-3)
-        total = contribution + total * (t0 > 0)
-        count = 1 + count * (t0 > 0)
-        complete += list(truncation * total[count == n])
-    assert len(complete) >= pairs
-    return np.array(complete)
+def balanced(name, truncation, pairs):
+    """Total gradient estimates of complete episodes of influence balancing, (n,) float64."""
+    cfg = settings(estimator=name, truncation=truncation, pairs=pairs)
+    return episodes_of(cfg, Balance(100, truncation), [0.5])[:, 0]
 
 
 def test_influence_balancing_has_the_stated_gradient():
@@ -142,7 +121,7 @@ def test_influence_balancing_has_the_stated_gradient():
 )  # fmt: skip
 def test_pes_and_nres_are_unbiased_with_the_stated_spread(name, truncation, std):
     """Total gradient of an episode of influence balancing (methods 2.9)."""
-    each = episodes_of(name, truncation, 500 if truncation == 1 else 2500)
+    each = balanced(name, truncation, 500 if truncation == 1 else 2500)
     se = each.std() / np.sqrt(len(each))
     assert abs(each.mean() - TRUE_BALANCE) < 5 * se
     assert each.mean() > 10 * se  # the sign is beyond doubt
@@ -152,7 +131,7 @@ def test_pes_and_nres_are_unbiased_with_the_stated_spread(name, truncation, std)
 @pytest.mark.parametrize(("truncation", "mean"), [(1, -26), (5, -85), (20, -367)])
 def test_truncated_es_has_the_wrong_sign(truncation, mean):
     """The negative control: the same harness sees a bias where there is one."""
-    each = episodes_of("truncated", truncation, 500 if truncation == 1 else 2500)
+    each = balanced("truncated", truncation, 500 if truncation == 1 else 2500)
     se = each.std() / np.sqrt(len(each))
     assert each.mean() < -5 * se
     assert abs(each.mean() - mean) < 5 * se + 1
@@ -177,7 +156,7 @@ def test_nres_windows_add_up_to_full_es():
 
 
 @pytest.mark.parametrize("longest", [9, 1])
-@pytest.mark.parametrize("name", ["pes", "nres"])
+@pytest.mark.parametrize("name", ["pes", "gpes", "nres"])
 def test_one_window_per_episode_is_full_es_to_the_bit(name, longest):
     """Also when the horizon is shorter than the truncation."""
     theta, found = np.linspace(-1, 1, 6, dtype=np.float32), {}
@@ -230,7 +209,7 @@ def test_inner_steps_are_counted():
     found = {name: one_step(Balance(14, 3), [0.5], estimator=name, pairs=3, truncation=3)
              for name in ESTIMATORS}  # fmt: skip
     steps = {name: estimate.inner_steps for name, estimate in found.items()}
-    assert steps == {"full": 84, "truncated": 27, "pes": 18, "nres": 18}
+    assert steps == {"full": 84, "truncated": 27, "pes": 18, "gpes": 18, "nres": 18}
 
 
 # Lost pairs
@@ -310,13 +289,13 @@ class RaisesAtStart(Plain):
         return {}
 
 
-@pytest.mark.parametrize("name", ["full", "pes", "nres"])
+@pytest.mark.parametrize("name", ["full", "pes", "gpes", "nres"])
 def test_an_exception_in_start_loses_the_pair(name):
     estimate = one_step(RaisesAtStart(np.sum, 2), np.ones(2), estimator=name, pairs=3)
     assert estimate.n_lost == 1 and estimate.fault == "RuntimeError: no data"
 
 
-@pytest.mark.parametrize("name", ["truncated", "pes", "nres"])
+@pytest.mark.parametrize("name", ["truncated", "pes", "gpes", "nres"])
 def test_a_lost_pair_begins_a_new_episode(name):
     class Once(Balance):
         victim = -1

@@ -41,6 +41,7 @@ LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
+GPES = "test_gpes.py::test_"
 
 STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
 TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
@@ -172,6 +173,12 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("noise not reused", "es/estimators.py",
      "return state.episode", "return np.full_like(state.episode, outer_step)",
      ES + "nres_windows_add_up_to_full_es"),
+    ("a block of GPES ends a window late", "es/estimators.py",
+     "since = windows % self._block", "since = np.maximum(windows - 1, 0) % self._block",
+     GPES + "its_ends_are_pes_and_noise_reuse_to_the_bit[0-same1]"),
+    ("GPES resumed with one perturbation a window", "es/estimators.py",
+     "range(first, first + windows, self._block)", "range(first, first + windows)",
+     GPES + "resume_in_mid_block_has_the_same_bits[4]"),
     ("truncated ES goes on from a perturbed particle", "es/estimators.py",
      "{key: array.copy() for key, array in mean.items()}", "mean",
      ES + "the_configuration_of_a_run_fits[raw]"),

@@ -10,6 +10,7 @@ window: its sum over inner steps, divided by K.  They differ in what is perturbe
                Biased: sees no effect that outlives a window.
     pes        z fresh every window, members go on; z_i is replaced by xi_i, the sum of the
                episode's z_i so far.  Unbiased; variance grows with the number of windows.
+    gpes       z fresh every few windows, else as pes: all that lies between pes and nres.
     nres       z fresh every episode, members go on.  Unbiased, least variance.
 
 "Unbiased" is for the smoothed loss, and theta that stands still within an episode.  The sum of an
@@ -36,6 +37,8 @@ from lopt.es.perturbation import perturbed, sum_rows
 from lopt.es.problem import Particle, UnrolledProblem
 from lopt.es.shaping import ShapingState
 from lopt.es.windowed import Job, Unrolled, Windowed
+
+WHOLE = 2**31  # windows: more than any episode has
 
 
 class Full(Estimator):
@@ -133,24 +136,47 @@ class Nres(Windowed):
         return _go_on(job, theta, self.sigma, before)
 
 
-class Pes(Windowed):
-    """Persistent ES (Vicol et al. 2021): one z per window, weighted by xi, their sum so far.
+class Gpes(Windowed):
+    """Generalised persistent ES (Li et al. 2023, GPES_K): one z per `cfg.resample` inner steps.
 
-    xi takes P x D / ranks-per-node floats of each rank.
+    An episode's windows fall into blocks that share a z; xi, the sum of the blocks' z so far, takes
+    P x D / ranks-per-node floats of each rank.  resample = truncation is PES, resample = 0 (one
+    block an episode) is noise-reuse ES.
+
+    Raises:
+        ConfigError: `resample` is no multiple of `truncation`.
     """
 
-    name = "pes"
+    name = "gpes"
     accumulates = True
     facts = Facts(
-        "1/P sum xi_i s_i, f over a window of K steps, z_i fresh for each, xi_i = sum of the episode's z_i so far",
+        "1/P sum xi_i s_i, f over a window of K steps, z_i fresh every R = es.resample steps, "
+        "xi_i = sum of the episode's z_i so far",
         "an episode's windows add up to full's gradient, theta at rest",
-        "grows about linearly with the number of windows; full's at one window",
+        "sum_b (D + 1) |A_bb|^2 + sum_(b < c) (D |A_bc|^2 + D |A_cb|^2 + 2 A_bc.A_cb), over P: A_bc = gradient by "
+        "theta in block b of an episode's losses from block max(b, c) on, a block being R steps; also for quadratic f",
         "2 P K inner steps an outer step; the particles' states; P D floats shared by a node's ranks",
-        "10 to 100 windows, and theta moves fast against an episode",
+        "theta moves fast against an episode, and pes with its many windows is too noisy",
     )
 
-    def _drawn(self, state: Unrolled, outer_step: int) -> int:
-        return outer_step
+    def __init__(self, cfg: Any, problem: UnrolledProblem, comm: Comm, seed: int) -> None:
+        super().__init__(cfg, problem, comm, seed)
+        self._block = self._windows_of_a_block(cfg)
+
+    def _windows_of_a_block(self, cfg: Any) -> int:
+        """Windows that share a perturbation."""
+        if cfg.resample < 0 or cfg.resample % cfg.truncation:
+            nearest = max(round(cfg.resample / cfg.truncation), 1) * cfg.truncation
+            raise ConfigError(
+                f"es.resample = {cfg.resample} is no multiple of es.truncation = {cfg.truncation}; "
+                f"nearest valid: {nearest}"
+            )
+        return cfg.resample // cfg.truncation or WHOLE
+
+    def _drawn(self, state: Unrolled, outer_step: int) -> np.ndarray:
+        windows = state.t // self.truncation
+        since = windows % self._block
+        return (state.episode + windows) - since
 
     def _window(
         self, job: Job, theta: np.ndarray, before: list[Particle] | None
@@ -159,7 +185,7 @@ class Pes(Windowed):
 
     def _gradient(self, coefs: np.ndarray, state: Unrolled, outer_step: int) -> np.ndarray:
         state.xi[state.t == 0] = 0
-        for i in range(self.pairs):
+        for i in np.flatnonzero(self._drawn(state, outer_step) == outer_step).tolist():
             self._accumulate(state.xi[i], outer_step, i)
         return self._sum.rebuild(lambda out, start: sum_rows(out, coefs, state.xi))
 
@@ -172,10 +198,26 @@ class Pes(Windowed):
         """As the others; xi is made again by the additions that made it, hence bit for bit."""
         state = super().load_state(arrays, theta)
         for i in np.flatnonzero(state.t > 0).tolist():
-            first, windows = int(state.episode[i]), -(-int(state.t[i]) // self.truncation)
-            for outer_step in range(first, first + windows):
+            first, windows = int(state.episode[i]), int(state.t[i]) // self.truncation
+            for outer_step in range(first, first + windows, self._block):
                 self._accumulate(state.xi[i], outer_step, i)
         return state
+
+
+class Pes(Gpes):
+    """Persistent ES (Vicol et al. 2021): one z per window, weighted by xi, their sum so far."""
+
+    name = "pes"
+    facts = Facts(
+        "1/P sum xi_i s_i, f over a window of K steps, z_i fresh for each, xi_i = sum of the episode's z_i so far",
+        "an episode's windows add up to full's gradient, theta at rest",
+        "that of gpes with R = K: grows about linearly with the number of windows; full's at one window",
+        "2 P K inner steps an outer step; the particles' states; P D floats shared by a node's ranks",
+        "10 to 100 windows, and theta moves fast against an episode",
+    )
+
+    def _windows_of_a_block(self, cfg: Any) -> int:
+        return 1
 
 
 class Truncated(Windowed):
@@ -211,7 +253,7 @@ class Truncated(Windowed):
         return losses, [mean]
 
 
-ESTIMATORS: dict[str, type[Estimator]] = {e.name: e for e in (Full, Truncated, Pes, Nres)}
+ESTIMATORS: dict[str, type[Estimator]] = {e.name: e for e in (Full, Truncated, Pes, Gpes, Nres)}
 
 
 def make_estimator(cfg: Any, problem: UnrolledProblem, comm: Comm, seed: int) -> Estimator:

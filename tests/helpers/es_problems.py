@@ -26,8 +26,8 @@ BALANCE_SIZE = 23
 def settings(**changes: object) -> SimpleNamespace:
     """Estimator settings with the names of `lopt.config.EsConfig`."""
     defaults = {
-        "estimator": "full", "pairs": 4, "sigma": 0.1, "truncation": 1, "difference": "raw",
-        "diverged": "drop",
+        "estimator": "full", "pairs": 4, "sigma": 0.1, "truncation": 1, "resample": 0,
+        "difference": "raw", "diverged": "drop",
     }  # fmt: skip
     return SimpleNamespace(**{**defaults, **changes})
 
