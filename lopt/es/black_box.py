@@ -8,13 +8,14 @@ lost point is a non-finite number that also says why.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lopt.comm import Comm, get_comm
 from lopt.errors import UsageError, unknown
+from lopt.es.pairs import HandOut
 from lopt.es.perturbation import NodeSum
 from lopt.lanes import pin_blas_threads
 
@@ -31,23 +32,15 @@ Maker = Callable[[int], np.ndarray]  # x of a point by number, (D,) float64
 class Team:
     """The ranks of a communicator, with the shared memory that all searches on them use in turn.
 
-    Windows of MPI are scarce and live as long as the process: one counter hands out the points of
-    every step.  In a step the ranks take exactly n + size numbers, each rank one that is too
-    large, so all know at which number the next step begins.
+    Windows of MPI are scarce and live as long as the process.
     """
 
     def __init__(self, comm: Comm) -> None:
         if comm.size > 1:  # a second BLAS thread would fight with the neighbouring rank
             pin_blas_threads()
         self.comm = comm
-        self._counter, self._taken = comm.work_counter(), 0
+        self.work = HandOut(comm)
         self._sums: dict[int, NodeSum] = {}
-
-    def hand_out(self, n: int) -> Iterator[int]:
-        """0 .. n - 1, each to one rank, to whoever asks next.  To be run to its end."""
-        while (k := self._counter.next() - self._taken) < n:
-            yield k
-        self._taken += n + self.comm.size
 
     def node_sum(self, n: int) -> NodeSum:
         """Sums of n coordinates."""
@@ -118,7 +111,7 @@ class BlackBox:
         losses = np.zeros(n)
         # The size of a block may decide how the objective rounds, so it depends on no rank.
         size = max(1, min(self.batched, BLOCK_BYTES // (8 * d)))
-        for k in team.hand_out(-(-n // size)):
+        for k in team.work.take(range(-(-n // size))):
             lo, hi = k * size, min((k + 1) * size, n)
             losses[lo:hi] = self._block(make, lo, hi, key)
         values, lost = self._exchange(losses, team.comm)

@@ -8,7 +8,7 @@ non-finite number that also says why; adding zeros leaves it alone, so the reaso
 import dataclasses
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -88,6 +88,29 @@ def refuse_many_lost(
         f"outer step {outer_step} lost {raised + diverged} of {pairs} pairs, at most half may be "
         f"lost: {raised} raised an exception{first}, {diverged} diverged"
     )
+
+
+def dearest_first(costs: Sequence[float]) -> list[int]:
+    """Numbers of the pieces of work by falling cost, ties by number: what is left for the end is small."""
+    return sorted(range(len(costs)), key=lambda i: -costs[i])
+
+
+class HandOut:
+    """Gives each piece of work to whichever rank asks next.  Making one is collective.
+
+    One one-sided counter serves the whole run, since windows of MPI are scarce.  In a round of n
+    pieces the ranks take exactly n + size numbers, each rank one that is too large, so all know at
+    which number the next round begins.
+    """
+
+    def __init__(self, comm: Comm) -> None:
+        self._counter, self._size, self._taken = comm.work_counter(), comm.size, 0
+
+    def take(self, pieces: Sequence[int]) -> Iterator[int]:
+        """Those of `pieces` that this rank gets, in their order.  To be run to its end, on every rank."""
+        while (k := self._counter.next() - self._taken) < len(pieces):
+            yield pieces[k]
+        self._taken += len(pieces) + self._size
 
 
 def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[int]:
