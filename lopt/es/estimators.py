@@ -32,7 +32,7 @@ from lopt.comm import Comm
 from lopt.errors import ConfigError, unknown
 from lopt.es.estimator import Estimate, Estimator
 from lopt.es.facts import Facts
-from lopt.es.pairs import DIVERGED, RAISED, Members
+from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members, dearest_first
 from lopt.es.perturbation import perturbed, sum_rows
 from lopt.es.problem import Particle, UnrolledProblem
 from lopt.es.shaping import ShapingState
@@ -44,9 +44,7 @@ WHOLE = 2**31  # windows: more than any episode has
 class Full(Estimator):
     """Whole episodes every outer step, nothing kept between them: any rank may run any pair.
 
-    Pairs are handed out by a one-sided counter, dearest first.  One counter serves the whole run:
-    in an outer step the ranks take exactly P + size numbers, each rank one that is too large, so
-    all know at which number the next step begins.
+    Pairs are handed out to whoever is free, dearest first.
     """
 
     name = "full"
@@ -60,8 +58,7 @@ class Full(Estimator):
 
     def __init__(self, cfg: Any, problem: UnrolledProblem, comm: Comm, seed: int) -> None:
         super().__init__(cfg, problem, comm, seed)
-        self._counter = comm.work_counter()
-        self._handed_out = 0
+        self._work = HandOut(comm)
 
     def init(self, theta: np.ndarray) -> ShapingState:
         """State before the first outer step: the shaping's alone."""
@@ -77,12 +74,9 @@ class Full(Estimator):
         horizon = [self.problem.horizon(outer_step, i) for i in pairs]
         record.inner_steps = 2 * sum(horizon)
         cost = [self.problem.cost(outer_step, i) * horizon[i] for i in pairs]
-        order = sorted(pairs, key=lambda i: -cost[i])
         losses = np.zeros((self.pairs, 2))
-        while (k := self._counter.next() - self._handed_out) < self.pairs:
-            i = order[k]
+        for i in self._work.take(dearest_first(cost)):
             losses[i] = self._pair(record.members, theta, outer_step, i, horizon[i])
-        self._handed_out += self.pairs + self.comm.size
         coefs, state = self._coefficients(record, losses, outer_step, state)
         return record.estimate(self._sum_normals(outer_step, coefs), losses), state
 
