@@ -41,7 +41,7 @@ MATRIX_TASKS = {  # matrix-dominated: loss and gradient should reach 35 % of sge
         "char_rnn_language_model:cell=lstm,cell_dim=64,embed_dim=64,length=32,batch_size=64,"
         'cell_initialisers=["sonnet"]'
     ),
-    "transformer language model, width 64": "transformer_lm:width=64,heads=4,layers=2,length=32,batch_size=32",
+    "transformer language model, width 64": "transformer_lm:vocab=128,width=64,heads=4,layers=2,length=32,batch_size=32",
     "3 x 3 x 32 convolutions on 16 x 16": (
         'conv_pooling:data=textures16,channels=[32,32,32],strides=[1,1,1],padding=["same","same","same"],batch_size=64'
     ),

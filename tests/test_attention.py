@@ -277,7 +277,7 @@ def batch_of(t, step: int = 0) -> np.ndarray:
 
 def test_an_untrained_readout_knows_nothing() -> None:
     """A readout of zeros: loss log V, and the only gradient is that of the readout."""
-    for family, classes in (("transformer_lm", 128), ("vit", 10), ("mixer", 10)):
+    for family, classes in (("transformer_lm", 256), ("vit", 10), ("mixer", 10)):
         t = task(family, batch_size=8)
         params = t.init(rng.stream(1))
         t.layout.views(params)["w_out"][...] = 0.0
@@ -288,7 +288,7 @@ def test_an_untrained_readout_knows_nothing() -> None:
 
 
 def test_start_of_training_is_near_ignorance() -> None:
-    for family, classes in (("transformer_lm", 128), ("vit", 10), ("mixer", 10)):
+    for family, classes in (("transformer_lm", 256), ("vit", 10), ("mixer", 10)):
         t = task(family, batch_size=16)
         loss, grad = evaluate(t, t.init(rng.stream(1)), batch_of(t))
         assert abs(loss - np.log(classes)) < 1.0, family

@@ -154,7 +154,7 @@ def test_windows_stay_inside_their_split(family: str, length: int) -> None:
         rows = np.array([lo, hi - 1])
         windows = t.windows(rows)
         source_tokens = t.source.ints.reshape(k, -1)
-        expected = np.minimum(source_tokens[(hi - 1) % k, end - length : end], t.vocab - 1)
+        expected = np.minimum(source_tokens[(hi - 1) % k, end - length : end], t.vocabulary - 1)
         np.testing.assert_array_equal(windows[:, 1], expected)
     ends = sorted(t.text_splits)
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
@@ -365,7 +365,7 @@ def test_adam_learns(spec, steps: int, rate: float, start: float, bound: float) 
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("char_rnn_language_model", {"text": "kjw"}, "text = 'kjw': unknown text 'kjw'; did you mean 'kjv'"),
+        ("char_rnn_language_model", {"text": "kjw"}, "text: unknown text 'kjw'; did you mean 'kjv'"),
         ("char_rnn_language_model", {"length": 1}, "length = 1, .*nearest: 2"),
         ("char_rnn_language_model", {"length": 50_001}, "length = 50001, .*nearest: 50000"),
         ("char_rnn_language_model", {"vocab": 1}, "vocab = 1, .*nearest: 2"),
@@ -379,7 +379,7 @@ def test_adam_learns(spec, steps: int, rate: float, start: float, bound: float) 
         ("char_rnn_language_model", {"batch_size": 4096, "length": 4000},
          "batch_size = 4096 needs .* MiB of scratch, valid: at most 1024 MiB; nearest by halving"),
         ("rnn_text_classification", {"text": "kjv"}, "is one class; nearest valid: kjv.source0"),
-        ("rnn_text_classification", {"text": "kjv+kjw"}, "text = 'kjw': .*did you mean 'kjv'"),
+        ("rnn_text_classification", {"text": "kjv+kjw"}, "text: unknown text 'kjw'; did you mean 'kjv'"),
         ("rnn_text_classification", {"pooling": "mean"}, "unknown pooling 'mean'"),
         ("synthetic_sequence", {"kind": "cpy"}, "did you mean 'copy'"),
         ("synthetic_sequence", {"kind": "associative", "items": 11}, "items = 11, .*nearest: 10"),

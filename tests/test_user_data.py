@@ -224,14 +224,11 @@ def test_memory_is_a_few_blocks_whatever_the_size(tmp_path, monkeypatch):
     assert max(pieces) == 1 << 18
 
 
-def test_too_large_a_set_names_the_way_out(imported, text, monkeypatch):
-    monkeypatch.setattr(user_file, "MAX_BYTES", 24 * 4 * 30)
-    with pytest.raises(DataError, match=r"needs 0.0 GiB.*mine.h5\?rows=7,"):
-        data.load(str(imported))
-    assert data.load(f"{imported}?rows=7").rows == 7 + 3 * 4
-    monkeypatch.setattr(user_file, "MAX_BYTES", 100)
-    with pytest.raises(DataError, match=r"\?rows=6"):
+def test_too_long_a_text_names_the_way_out(text, monkeypatch):
+    monkeypatch.setattr(user_file, "MAX_TEXT_BYTES", 100)
+    with pytest.raises(DataError, match=r"needs 0.0 GiB.*text.h5\?rows=6,"):
         data.load_text(str(text))
+    assert data.load_text(f"{text}?rows=6").tokens.size == 24
 
 
 def test_a_full_disk_is_noticed_before_and_during(made, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import importlib.resources
 import io
 import itertools
 import lzma
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -29,10 +30,12 @@ class Dataset:
         name: as `load` knows it.
         floats: (rows * features,) float32 in [0, 1], row-major.  For kernels, which only read it;
             it is not flagged read-only because Numba's declared signatures refuse such arrays.
+            If `in_bytes`: (ceil(rows * features / 4),), each float four bytes, which stand for byte / 255.
         ints: (rows,) int32 labels, 0 <= label < n_classes.  For kernels, as `floats`.
         n_classes: number of classes.
         shape: shape of one example, product = features; images are (height, width, channels).
         splits: four disjoint row ranges [lo, hi): train, inner_valid, outer_valid, test.
+        in_bytes: `floats` holds bytes.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Dataset:
     n_classes: int
     shape: tuple[int, ...]
     splits: Ranges
+    in_bytes: bool = False
 
     @property
     def rows(self) -> int:
@@ -50,12 +54,25 @@ class Dataset:
     @property
     def features(self) -> int:
         """Numbers per example."""
-        return self.floats.size // self.rows
+        return math.prod(self.shape)
 
     @functools.cached_property
     def x(self) -> np.ndarray:
-        """Examples, (rows, features) float32, a read-only view of `floats`."""
+        """Examples, (rows, features) float32, a read-only view of `floats`.
+
+        Raises:
+            DataError: the set is `in_bytes`, so there is no such array.
+        """
+        if self.in_bytes:
+            raise DataError(f"{self.name} is not in memory as float32; take(rows) gives some rows")
         return _read_only(self.floats.reshape(self.rows, -1))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some examples, (k, features) float32 in [0, 1], a copy."""
+        if not self.in_bytes:
+            return self.x[rows]
+        stored = self.floats.view(np.uint8)[: self.rows * self.features]
+        return stored.reshape(self.rows, -1)[rows] / np.float32(255)
 
     @functools.cached_property
     def y(self) -> np.ndarray:

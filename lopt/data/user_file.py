@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -19,14 +20,16 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
-from lopt.data.datasets import Dataset, Text
+from lopt.data.datasets import Dataset, Ranges, Text
+from lopt.data.mapped import mapped_floats
 from lopt.data.readers.base import read_exactly, reading, regular_file, shown
 from lopt.errors import DataError
 
 VERSION = 1
 HEADER_BYTES = 512
 KINDS = ("rows", "text")
-MAX_BYTES = 1 << 32  # of float32 examples or int32 tokens that are put into memory
+IN_MEMORY_BYTES = 1 << 28  # of float32 examples that are put into memory; larger sets are mapped
+MAX_TEXT_BYTES = 1 << 32  # of int32 tokens, which are always put into memory
 
 
 class Field(NamedTuple):
@@ -155,6 +158,14 @@ class UserFile:
         """Number of examples or tokens."""
         return self.shape[0]
 
+    def mapped(self) -> np.ndarray:
+        """All rows as they lie in the file, as `Dataset.floats`; not verified, read when touched.
+
+        Raises:
+            DataError: as `mapped_floats`.
+        """
+        return mapped_floats(self.path, self._header.start, self._header.length)
+
     def blocks(self, lo: int, hi: int) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows as stored) in pieces that together are rows lo..hi-1, each verified.
 
@@ -254,12 +265,15 @@ def is_path(name: str) -> bool:
 def load_file(name: str) -> UserDataset:
     """Labelled examples of a file that `lopt data import` wrote; the same object while the file does not change.
 
+    Up to IN_MEMORY_BYTES of float32 are verified and put into memory.  A larger set stays in the file, which must then
+    not be changed: rows are read when they are used, and only `lopt data info` verifies them.
+
     Args:
         name: path, or "path?rows=N" for the first N rows of each split (all of a split that has fewer).
             Rows are in random order, so these are a random sample.
 
     Raises:
-        DataError: as `UserFile`; a text; a value outside [0, 1]; or more than MAX_BYTES as float32.
+        DataError: as `UserFile`; a text; a value outside [0, 1]; or the file cannot be mapped.
     """
     return _cached(*_key(name), "rows")
 
@@ -268,7 +282,7 @@ def load_text_file(name: str) -> UserText:
     """A text that `lopt data import` wrote; "path?rows=N" is the first N tokens of each split.
 
     Raises:
-        DataError: as `UserFile`; examples instead of a text; or more than MAX_BYTES as int32.
+        DataError: as `UserFile`; examples instead of a text; or more than MAX_TEXT_BYTES as int32.
     """
     return _cached(*_key(name), "text")
 
@@ -295,35 +309,30 @@ def _cached(name: str, path: str, limit: int, size: int, time: int, kind: str) -
             raise DataError(
                 f"{shown(path)} holds {file.kind}, expected {kind}; use lopt.data.{other}"
             )
-        ranges = [(lo, min(hi, lo + limit) if limit else hi) for lo, hi in file.splits]
-        sizes = [hi - lo for lo, hi in ranges]
-        splits = tuple(itertools.pairwise(np.cumsum([0, *sizes]).tolist()))
-        _check_memory(file, sum(sizes))
-        if kind == "text":
-            vocabulary = len(file.names) or 256
-            return UserText(name, _tokens(file, ranges), splits, vocabulary, file.names)
+        ranges = tuple((lo, min(hi, lo + limit) if limit else hi) for lo, hi in file.splits)
+        return _text(name, file, ranges) if kind == "text" else _rows(name, file, ranges)
+
+
+def _adjacent(ranges: Ranges) -> Ranges:
+    """Adjacent ranges of the same sizes, from 0 on."""
+    return tuple(itertools.pairwise(np.cumsum([0, *(hi - lo for lo, hi in ranges)]).tolist()))
+
+
+def _rows(name: str, file: UserFile, ranges: Ranges) -> UserDataset:
+    """Some rows in memory if they are few, else all of them mapped."""
+    shape, splits = file.shape[1:], _adjacent(ranges)
+    common = {"n_classes": len(file.names), "shape": shape, "class_names": file.names}
+    if 4 * math.prod(shape) * splits[-1][1] <= IN_MEMORY_BYTES:
         labels = np.concatenate([file.labels[lo:hi] for lo, hi in ranges])
-        floats = _floats(file, ranges)
-        return UserDataset(
-            name, floats, labels, len(file.names), file.shape[1:], splits, file.names
-        )
+        return UserDataset(name, _floats(file, ranges), labels, splits=splits, **common)
+    in_bytes = file.dtype == np.uint8
+    return UserDataset(name, file.mapped(), file.labels, splits=ranges, in_bytes=in_bytes, **common)
 
 
-def _check_memory(file: UserFile, rows: int) -> None:
-    row_bytes = 4 * int(np.prod(file.shape[1:]))
-    if rows * row_bytes > MAX_BYTES:
-        nearest = MAX_BYTES // row_bytes // 4
-        raise DataError(
-            f"{shown(file.path)} needs {rows * row_bytes / 2**30:.1f} GiB in memory, the limit is "
-            f"{MAX_BYTES / 2**30:.0f} GiB; take {shown(file.path)}?rows={nearest}, that is at most so "
-            "many rows of each split"
-        )
-
-
-def _floats(file: UserFile, ranges: list[tuple[int, int]]) -> np.ndarray:
-    """Examples as float32 in [0, 1], flat."""
+def _floats(file: UserFile, ranges: Ranges) -> np.ndarray:
+    """Examples as float32 in [0, 1], flat; verified."""
     rows = sum(hi - lo for lo, hi in ranges)
-    out = np.empty((rows, int(np.prod(file.shape[1:]))), np.float32)
+    out = np.empty((rows, math.prod(file.shape[1:])), np.float32)
     at = 0
     for lo, hi in ranges:
         for first, block in file.blocks(lo, hi):
@@ -342,7 +351,20 @@ def _floats(file: UserFile, ranges: list[tuple[int, int]]) -> np.ndarray:
     return out.reshape(-1)
 
 
-def _tokens(file: UserFile, ranges: list[tuple[int, int]]) -> np.ndarray:
+def _text(name: str, file: UserFile, ranges: Ranges) -> UserText:
+    """Some tokens, in memory."""
+    splits = _adjacent(ranges)
+    needed, nearest = 4 * splits[-1][1], MAX_TEXT_BYTES // 16
+    if needed > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{shown(file.path)} needs {needed / 2**30:.1f} GiB in memory, the limit is "
+            f"{MAX_TEXT_BYTES / 2**30:.0f} GiB; take {shown(file.path)}?rows={nearest}, that is at most "
+            "so many tokens of each split"
+        )
+    return UserText(name, _tokens(file, ranges), splits, len(file.names) or 256, file.names)
+
+
+def _tokens(file: UserFile, ranges: Ranges) -> np.ndarray:
     """Tokens as int32."""
     limit = len(file.names) or 256
     pieces = []

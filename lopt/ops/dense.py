@@ -1,6 +1,30 @@
 """Fully connected layer, and the batch it starts from."""
 
-from lopt.lanes import kernel, lane, lanes, matmul, sync
+import numpy as np
+
+from lopt.lanes import inlined, kernel, lane, lanes, matmul, sync
+
+
+@inlined
+def from_byte(value):
+    """What a stored byte stands for, float32 in [0, 1]: the same bits as on the host (`Dataset.take`)."""
+    return np.float32(value) / np.float32(255.0)
+
+
+@kernel
+def gather_examples(examples, in_bytes, rows, scale, shift, x):
+    """`gather_fwd` of examples as a `Dataset` has them: floats, or if in_bytes four bytes in each float's place."""
+    if in_bytes == 0:
+        gather_fwd(examples, rows, scale, shift, x)
+        return
+    batch, n = x.shape
+    stored = examples.view(np.uint8)
+    for r in range(lane(), batch, lanes()):
+        start = rows[r] * n
+        source, target = stored[start : start + n], x[r]
+        for j in range(n):
+            target[j] = scale * from_byte(source[j]) + shift
+    sync()
 
 
 @kernel

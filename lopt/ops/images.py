@@ -5,14 +5,16 @@ the image in slot r of a batch are the uniforms 8r .. 8r + 7 of the address (str
 step): crop row, crop column, flip_lr, flip_ud, brightness, saturation, hue, contrast.
 """
 
+import numpy as np
+
 from lopt import rng
 from lopt.lanes import inlined, kernel, lane, lanes, sync
-from lopt.ops.dense import gather_fwd
+from lopt.ops.dense import from_byte, gather_examples
 
 # The image block: the first entries of data.sizes and of data.hyper.
-IMAGE_SIZES = 7
+IMAGE_SIZES = 8
 IMAGE_HYPER = 6
-_HEIGHT, _WIDTH, _CHANNELS, _CROP, _FLIP_LR, _FLIP_UD, _COLOUR = range(IMAGE_SIZES)
+_HEIGHT, _WIDTH, _CHANNELS, _CROP, _FLIP_LR, _FLIP_UD, _COLOUR, _IN_BYTES = range(IMAGE_SIZES)
 _SCALE, _SHIFT, _BRIGHTNESS, _SATURATION, _HUE, _CONTRAST = range(IMAGE_HYPER)
 
 
@@ -21,8 +23,8 @@ def gather_images(data, rows, stream, split, step, x):
     """x[r] = scale * a(image rows[r]) + shift with the augmentation a; data is not trained.
 
     data.sizes begins with height, width, channels of the stored images, pixels cropped from each of
-    height and width, flags flip_lr, flip_ud, colour.  data.hyper begins with scale, shift and the
-    ranges of brightness, saturation, hue, contrast.
+    height and width, flags flip_lr, flip_ud, colour, and whether data.floats holds bytes.  data.hyper
+    begins with scale, shift and the ranges of brightness, saturation, hue, contrast.
     Shapes: rows (B,) int64; x (B, (height - crop) (width - crop) channels) OVERWRITTEN.
     """
     sizes, hyper, cast = data.sizes, data.hyper, x.dtype.type
@@ -30,18 +32,26 @@ def gather_images(data, rows, stream, split, step, x):
     scale, shift = cast(hyper[_SCALE]), cast(hyper[_SHIFT])
     flip_lr, flip_ud, colour = sizes[_FLIP_LR], sizes[_FLIP_UD], sizes[_COLOUR]
     if crop == 0 and flip_lr == 0 and flip_ud == 0 and colour == 0:
-        gather_fwd(data.floats, rows, scale, shift, x)
+        gather_examples(data.floats, sizes[_IN_BYTES], rows, scale, shift, x)
         return
     n, purpose = height * width * channels, rng.AUGMENT + split
     for r in range(lane(), x.shape[0], lanes()):
         place = rng.uniform4(2 * r, stream, purpose, step)
-        image = data.floats[rows[r] * n : (rows[r] + 1) * n].reshape(height, width * channels)
+        first, end = rows[r] * n, (rows[r] + 1) * n
         top = int(float(place[0]) * (crop + 1))
         left = int(float(place[1]) * (crop + 1))
         mirror = flip_lr != 0 and place[2] < 0.5
         upturn = flip_ud != 0 and place[3] < 0.5
         out = x[r].reshape(height - crop, (width - crop) * channels)
-        _place(image, top, left, mirror, upturn, channels, out)
+        if sizes[_IN_BYTES] != 0:
+            stored = data.floats.view(np.uint8)[first:end].reshape(height, width * channels)
+            _place(stored, top, left, mirror, upturn, channels, out)
+            pixels = x[r]
+            for j in range(pixels.size):
+                pixels[j] = from_byte(pixels[j])
+        else:
+            image = data.floats[first:end].reshape(height, width * channels)
+            _place(image, top, left, mirror, upturn, channels, out)
         if colour != 0:
             tint = rng.uniform4(2 * r + 1, stream, purpose, step)
             _recolour(

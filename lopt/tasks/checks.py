@@ -4,8 +4,13 @@ Every message names the option, its value, and what would be valid.
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
-from lopt.errors import TaskError
+from lopt.data import Dataset, Text, load, load_text
+from lopt.errors import DataError, TaskError
+
+T = TypeVar("T")
 
 
 def check_integer(option: str, value: object, lowest: int, highest: int | None = None) -> None:
@@ -22,13 +27,42 @@ def check_integer(option: str, value: object, lowest: int, highest: int | None =
         raise TaskError(f"{option} = {value}, valid: {span}; nearest: {nearest}")
 
 
-def check_batch_size(value: object, rows: int) -> None:
-    """Refuse a batch that is empty or larger than the data set.
+def check_batch_size(value: object, rows: int, data: str) -> None:
+    """Refuse a batch that is empty or larger than the data set of that name.
 
     Raises:
         TaskError: as said.
     """
-    check_integer("batch_size", value, 1, rows)
+    check_integer("batch_size", value, 1)
+    if value > rows:
+        raise TaskError(f"batch_size = {value}, but {data} has {rows} rows; nearest: {rows}")
+
+
+def checked_data(option: str, name: object) -> Dataset:
+    """The data set of that name: embedded, generated, optional, or a file of the user's.
+
+    Raises:
+        TaskError: it is unknown or cannot be read; says which option asked for it.
+    """
+    return _loaded(load, option, name)
+
+
+def checked_text(option: str, name: object) -> Text:
+    """The text of that name: embedded, generated, optional, or a file of the user's.
+
+    Raises:
+        TaskError: it is unknown or cannot be read; says which option asked for it.
+    """
+    return _loaded(load_text, option, name)
+
+
+def _loaded(loader: Callable[[str], T], option: str, name: object) -> T:
+    if not isinstance(name, str):
+        raise TaskError(f"{option} = {name!r}, valid: a string")
+    try:
+        return loader(name)
+    except DataError as error:
+        raise TaskError(f"{option}: {error}") from error
 
 
 def check_widths(option: str, widths: object) -> None:

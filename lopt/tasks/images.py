@@ -13,10 +13,16 @@ import numpy as np
 
 from lopt import rng
 from lopt.data import Dataset, load
-from lopt.errors import DataError, TaskError
+from lopt.errors import TaskError
 from lopt.ops.images import IMAGE_HYPER, IMAGE_SIZES
 from lopt.task import Task
-from lopt.tasks.checks import check_batch_size, check_flag, check_integer, check_not_negative
+from lopt.tasks.checks import (
+    check_batch_size,
+    check_flag,
+    check_integer,
+    check_not_negative,
+    checked_data,
+)
 
 AUGMENTATION = (
     "crop", "flip_lr", "flip_ud", "colour", "brightness", "saturation", "hue", "contrast",
@@ -73,11 +79,8 @@ class ImageTask(Task):
     just_train: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            load(self.data)
-        except DataError as error:
-            raise TaskError(f"data: {error}") from error
-        check_batch_size(self.batch_size, self.dataset.rows)
+        checked_data("data", self.data)
+        check_batch_size(self.batch_size, self.dataset.rows, self.data)
         check_flag("center", self.center)
         check_integer("n_train", self.n_train, 0)
         check_flag("just_train", self.just_train)
@@ -111,7 +114,7 @@ class ImageTask(Task):
     def image_sizes(self) -> list[int]:
         """First entries of `arrays.sizes`, as `gather_images` reads them."""
         a = self._augmentation
-        flags = (a["flip_lr"], a["flip_ud"], self._recoloured)
+        flags = (a["flip_lr"], a["flip_ud"], self._recoloured, self.dataset.in_bytes)
         sizes = [*self.stored_shape, a["crop"], *map(int, flags)]
         assert len(sizes) == IMAGE_SIZES
         return sizes
@@ -137,7 +140,7 @@ class ImageTask(Task):
     ) -> np.ndarray:
         """What `gather_images` makes, (B, pixels) float64, the colours by way of HSV as published."""
         a, (height, width, channels) = self._augmentation, self.input_shape
-        x = self.dataset.x[rows].astype(np.float64).reshape(-1, *self.stored_shape)
+        x = self.dataset.take(rows).astype(np.float64).reshape(-1, *self.stored_shape)
         u = rng.uniforms(8 * rows.size, stream, rng.AUGMENT + split, step).astype(np.float64)
         u = u.reshape(-1, 8)
         top, left = np.floor(u[:, :2] * (a["crop"] + 1)).astype(int).T

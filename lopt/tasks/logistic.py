@@ -20,7 +20,7 @@ from lopt.lanes import (
     sync,
 )
 from lopt.layout import Layout
-from lopt.ops.dense import dense_bwd, dense_fwd, gather_fwd
+from lopt.ops.dense import dense_bwd, dense_fwd, gather_examples
 from lopt.ops.losses import cross_entropy, cross_entropy_reference
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
 from lopt.tasks.checks import check_batch_size, check_integer, check_not_negative
@@ -33,7 +33,7 @@ GENERATED_ROWS = 2000
 def logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Mean cross-entropy of x w + b plus l2/2 |w|^2 and its gradient; see `lopt.task.Task`.
 
-    data.sizes: features n, classes m.  data.hyper: l2.
+    data.sizes: features n, classes m, whether data.floats holds bytes.  data.hyper: l2.
     Scratch: x (B, n) | logits (B, m) | losses (B,) | partials (32,).
     """
     n, m, batch = data.sizes[0], data.sizes[1], rows.size
@@ -44,7 +44,7 @@ def logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_
     losses = work[batch * (n + m) : batch * (n + m + 1)]
     partials = work[batch * (n + m + 1) : batch * (n + m + 1) + 32]
     w, b = params[: n * m], params[n * m : n * m + m]
-    gather_fwd(data.floats, rows, one, zero, x)
+    gather_examples(data.floats, data.sizes[2], rows, one, zero, x)
     dense_fwd(x, w.reshape(n, m), b, logits)
     loss = cross_entropy(logits, data.ints, rows, losses, partials)
     clear_partials(partials)
@@ -133,7 +133,7 @@ class Logistic(Task):
             known = str(error).startswith("unknown data set")
             text = unknown("data set", self.data, names) if known else str(error)
             raise TaskError(f"data: {text}") from error
-        check_batch_size(self.batch_size, rows)
+        check_batch_size(self.batch_size, rows, self.data)
 
     @property
     def dataset(self) -> Dataset:
@@ -152,7 +152,7 @@ class Logistic(Task):
     @functools.cached_property
     def arrays(self) -> TaskData:
         d = self.dataset
-        sizes = np.array([d.features, d.n_classes], np.int64)
+        sizes = np.array([d.features, d.n_classes, int(d.in_bytes)], np.int64)
         return TaskData(d.floats, d.ints, sizes, np.array([self.l2], np.float32))
 
     @functools.cached_property
@@ -173,7 +173,7 @@ class Logistic(Task):
     ) -> tuple[float, np.ndarray]:
         w, b = self.layout.views(params).values()
         l2 = float(self.arrays.hyper[0])
-        x, y = self.dataset.x[rows].astype(np.float64), self.dataset.y[rows]
+        x, y = self.dataset.take(rows).astype(np.float64), self.dataset.y[rows]
         loss, dz = cross_entropy_reference(x @ w + b, y)
         grads = {"w": x.T @ dz + l2 * w, "b": dz.sum(axis=0)}
         return loss + 0.5 * l2 * float((w**2).sum()), self.layout.flatten(grads, np.float64)

@@ -4,10 +4,12 @@ Parameters lie in the order w_1 b_1 gamma_1 beta_1 w_2 ..., each vector only whe
 readout with its bias.
 """
 
+import numpy as np
+
 from lopt import rng
 from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
-from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, gather_fwd
+from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, from_byte, gather_examples
 from lopt.ops.losses import cross_entropy
 from lopt.ops.norm import (
     batch_norm_bwd,
@@ -23,17 +25,23 @@ from lopt.task import EVALUATE_SIG
 NORMS = ("layer", "batch", "virtual", "frozen", "none")
 LAYER, FROZEN, NONE = (NORMS.index(n) for n in ("layer", "frozen", "none"))
 # data.sizes: layers L, activation, norm, whether hidden layers have gamma, beta and a bias, rows R of the reference
-# batch (0: none), widths 0..L.  data.hyper: input scale and shift, eps of the norm, probability to keep a unit.
-_LAYERS, _ACTIVATION, _NORM, _GAMMA, _BETA, _BIAS, _REFERENCE, _WIDTHS = range(8)
+# batch (0: none), whether data.floats holds bytes, widths 0..L.  data.hyper: input scale and shift, eps of the norm,
+# probability to keep a unit.
+_LAYERS, _ACTIVATION, _NORM, _GAMMA, _BETA, _BIAS, _REFERENCE, _IN_BYTES, _WIDTHS = range(9)
 _SCALE, _SHIFT, EPS, KEEP = range(4)
 
 
 @kernel
-def copy_reference(examples, scale, shift, x):
-    """x = scale * examples + shift, the first rows of the data.  Shapes: examples (any >= R n,), x (R, n) OVERWRITTEN."""
+def copy_reference(examples, in_bytes, scale, shift, x):
+    """x = scale * examples + shift, the first rows of the data; see `gather_examples`.  Shape: x (R, n) OVERWRITTEN."""
     flat = x.reshape(x.size)
-    for i in range(lane(), flat.size, lanes()):
-        flat[i] = scale * examples[i] + shift
+    if in_bytes != 0:
+        stored = examples.view(np.uint8)
+        for i in range(lane(), flat.size, lanes()):
+            flat[i] = scale * from_byte(stored[i]) + shift
+    else:
+        for i in range(lane(), flat.size, lanes()):
+            flat[i] = scale * examples[i] + shift
     sync()
 
 
@@ -155,8 +163,10 @@ def norm_mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_
     layers, reference, widths = sizes[_LAYERS], sizes[_REFERENCE], sizes[_WIDTHS:]
     total, n = reference + batch, widths[0]
     scale, shift = params.dtype.type(data.hyper[_SCALE]), params.dtype.type(data.hyper[_SHIFT])
-    copy_reference(data.floats, scale, shift, work[: reference * n].reshape(reference, n))
-    gather_fwd(data.floats, rows, scale, shift, work[reference * n : total * n].reshape(batch, n))
+    in_bytes, top = sizes[_IN_BYTES], reference * n
+    copy_reference(data.floats, in_bytes, scale, shift, work[:top].reshape(reference, n))
+    inputs = work[top : total * n].reshape(batch, n)
+    gather_examples(data.floats, in_bytes, rows, scale, shift, inputs)
     widest, first = n, 0
     h, o, p = 0, total * n, 0  # offsets: layer's input and what follows it in work, its weights
     sums = work[work.size - norm_work(_largest(widths)) :]

@@ -12,14 +12,20 @@ from typing import Self
 import numpy as np
 
 from lopt import rng
-from lopt.data import DATASETS, Dataset, load
+from lopt.data import Dataset, load
 from lopt.errors import TaskError, unknown
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS, activate_reference
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.norm import norm_backward_reference, norm_reference, norm_work
 from lopt.task import TRAIN, Task, TaskData, register_task
-from lopt.tasks.checks import check_batch_size, check_flag, check_integer, check_widths
+from lopt.tasks.checks import (
+    check_batch_size,
+    check_flag,
+    check_integer,
+    check_widths,
+    checked_data,
+)
 from lopt.tasks.images import IMAGE_DATA
 from lopt.tasks.initialisers import check_initialiser, draw
 from lopt.tasks.norm_core import EPS, KEEP, NORMS, norm_mlp_entry, norm_mlp_evaluate
@@ -47,7 +53,7 @@ class NormMlp(Task):
 
     h_k = f(drop(norm(h_{k-1} w_k + b_k))) in the hidden layers, then a linear readout with a bias.
 
-    data            name of an embedded data set
+    data            name of a data set, see `lopt.data.load`; images as rows of pixels
     hidden          widths of the hidden layers, one at least
     norm            "layer", "batch", "virtual" or "frozen", see `lopt.ops.norm`; or "none".  Batch norm uses the
                     statistics of the batch it is given, on every split; virtual batch norm those of the first rows of
@@ -85,8 +91,7 @@ class NormMlp(Task):
     entry = norm_mlp_entry
 
     def __post_init__(self) -> None:
-        if self.data not in DATASETS:
-            raise TaskError(unknown("data", self.data, DATASETS))
+        checked_data("data", self.data)
         check_widths("hidden", self.hidden)
         if not self.hidden:
             raise TaskError("hidden = [], valid: one width at least; nearest: [1]")
@@ -101,7 +106,7 @@ class NormMlp(Task):
         if self.activation not in ACTIVATIONS:
             raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
         check_initialiser(self.initialiser, self.init_scale)
-        check_batch_size(self.batch_size, self.dataset.rows)
+        check_batch_size(self.batch_size, self.dataset.rows, self.data)
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -137,7 +142,7 @@ class NormMlp(Task):
         kind = NORMS.index(self.norm)
         flags = [int(name in self._vectors) for name in ("gamma", "beta", "b")]
         codes = [ACTIVATIONS.index(self.activation), kind, *flags, self.reference_count]
-        sizes = [len(self.widths) - 1, *codes, *self.widths]
+        sizes = [len(self.widths) - 1, *codes, int(self.dataset.in_bytes), *self.widths]
         inputs = (2.0, -1.0) if self.center else (1.0, 0.0)
         return TaskData(
             self.dataset.floats,
@@ -184,7 +189,7 @@ class NormMlp(Task):
         self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int
     ) -> tuple[float, np.ndarray]:
         t, top = self.layout.views(params), self.reference_count
-        h = self.dataset.x[[*range(top), *rows]].astype(np.float64)
+        h = self.dataset.take(np.array([*range(top), *rows])).astype(np.float64)
         h = 2 * h - 1 if self.center else h
         keep, first, tape = float(self.arrays.hyper[KEEP]), 0, []
         for k, m in enumerate(self.hidden):

@@ -26,6 +26,7 @@ from lopt.ops.recurrent import (
 from lopt.ops.token_loss import readout
 from lopt.task import EVALUATE_SIG, register_task
 from lopt.tasks import samplers
+from lopt.tasks.checks import checked_text
 from lopt.tasks.recurrent_core import window_reference, window_reference_bwd
 from lopt.tasks.text_windows import (
     EXTRA,
@@ -34,7 +35,6 @@ from lopt.tasks.text_windows import (
     TEXT_DATA,
     VOCAB,
     TextTask,
-    checked_text,
     sample_cell,
     sample_n_train,
     sample_readout,
@@ -178,7 +178,6 @@ class RnnText(TextTask):
     """
 
     text: str = "source0+source1"
-    vocab: int = 8185
     pooling: str = "last"
 
     core = staticmethod(rnn_text_evaluate)

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lopt.data import Text, load_text
-from lopt.errors import DataError, TaskError
+from lopt.errors import TaskError
 from lopt.layout import Layout
 from lopt.ops.recurrent import CORE_SIZES
 from lopt.ops.token_loss import readout_work
 from lopt.task import Task, TaskData
 from lopt.tasks import samplers
-from lopt.tasks.checks import check_integer
+from lopt.tasks.checks import check_integer, checked_text
 from lopt.tasks.initialisers import draw
 from lopt.tasks.recurrent_core import WEIGHTS, Core, check_law, draw_weights
 
@@ -36,16 +36,14 @@ CORPORA = (
 BYTES, SUBWORDS = "bytes", "subwords8k"
 
 
-def checked_text(option: str, name: str) -> Text:
-    """The text of that name: embedded, generated, optional, or a file of the user's.
+def check_vocabulary(value: object) -> None:
+    """Refuse what is neither 0 nor a number of tokens.
 
     Raises:
-        TaskError: it is unknown or cannot be read; says which option asked for it.
+        TaskError: as said.
     """
-    try:
-        return load_text(name)
-    except DataError as error:
-        raise TaskError(f"{option} = {name!r}: {error}") from None
+    if type(value) is not int or value != 0:
+        check_integer("vocab", value, 2, 2**24)  # ids are exact as float32
 
 
 def check_memory(task: Task) -> None:
@@ -74,7 +72,7 @@ class TextTask(Task):
 
     text               name of a text, or of a file of the user's, see `lopt.data.load_text`
     embed_dim          width of the embedding, N(0, 1) at the start
-    vocab              tokens; larger ones of the text become vocab - 1
+    vocab              tokens V; larger ones of the text become V - 1; 0: as many as the text has
     cell               "vanilla", "gru" or "lstm", and its width `cell_dim`
     cell_activation    of a vanilla cell
     cell_initialisers  laws of the cell's weights, see `lopt.tasks.recurrent_core.Core`; and scales
@@ -93,7 +91,7 @@ class TextTask(Task):
 
     text: str = "kjv"
     embed_dim: int = 32
-    vocab: int = 256
+    vocab: int = 0
     cell: str = "lstm"
     cell_dim: int = 64
     cell_activation: str = "tanh"
@@ -111,7 +109,7 @@ class TextTask(Task):
 
     def __post_init__(self) -> None:
         check_integer("embed_dim", self.embed_dim, 1)
-        check_integer("vocab", self.vocab, 2, 2**24)  # ids are exact as float32
+        check_vocabulary(self.vocab)
         check_law("initialiser", self.initialiser, self.init_scale)
         check_integer("batch_size", self.batch_size, 1)
         check_integer("n_train", self.n_train, 0)
@@ -133,6 +131,11 @@ class TextTask(Task):
     def source(self) -> Text:
         """Their tokens, one text after the other, and the splits of each."""
         return load_text(self.text)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens V."""
+        return self.vocab or self.source.vocabulary
 
     @property
     def text_splits(self) -> tuple[tuple[int, int], ...]:
@@ -159,7 +162,7 @@ class TextTask(Task):
     @property
     def outputs(self) -> int:
         """Width of the readout."""
-        return self.vocab
+        return self.vocabulary
 
     @property
     def positions(self) -> int:
@@ -170,7 +173,7 @@ class TextTask(Task):
     def layout(self) -> Layout:
         return Layout(
             (
-                ("embed", (self.vocab, self.embed_dim)),
+                ("embed", (self.vocabulary, self.embed_dim)),
                 *self.recurrent.tensors,
                 ("w_out", (self.cell_dim, self.outputs)),
                 ("b_out", (self.outputs,)),
@@ -184,7 +187,13 @@ class TextTask(Task):
 
     @functools.cached_property
     def arrays(self) -> TaskData:
-        sizes = [*self.recurrent.spec, self.n_texts, self.vocab, self.length, *self.extra_sizes]
+        sizes = [
+            *self.recurrent.spec,
+            self.n_texts,
+            self.vocabulary,
+            self.length,
+            *self.extra_sizes,
+        ]
         none = np.zeros(0, np.float32)
         return TaskData(none, self.source.ints, np.array(sizes, np.int64), none)
 
@@ -214,7 +223,7 @@ class TextTask(Task):
         text, start = rows % self.n_texts, rows // self.n_texts
         each = np.arange(self.length)[:, None]
         tokens = self.source.ints.reshape(self.n_texts, -1)[text, start + each]
-        return np.minimum(tokens, self.vocab - 1).astype(np.int64)
+        return np.minimum(tokens, self.vocabulary - 1).astype(np.int64)
 
 
 def sample_cell(r: np.random.RandomState) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lopt.data import TEXTS, load_text
-from lopt.errors import TaskError, unknown
+from lopt.data import load_text
 from lopt.lanes import entry_point, kernel, lane, lanes, sync
 from lopt.layout import Layout
 from lopt.ops.embedding import embedding_bwd, embedding_fwd
@@ -29,8 +28,8 @@ from lopt.ops.tokens import positions_bwd, positions_fwd
 from lopt.ops.transformer import parts_work
 from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
 from lopt.tasks import samplers
-from lopt.tasks.checks import check_batch_size, check_flag, check_integer
-from lopt.tasks.text_windows import TEXT_DATA
+from lopt.tasks.checks import check_batch_size, check_flag, check_integer, checked_text
+from lopt.tasks.text_windows import TEXT_DATA, check_vocabulary
 from lopt.tasks.transformer_options import (
     check_transformer,
     encoder_operations,
@@ -140,8 +139,9 @@ class TransformerLm(Task):
     x = embed[token] + positions[t]; L times an attention part, then a feed-forward part (`lopt.ops.transformer`);
     norm; linear readout, not tied to the embedding.
 
-    text        name of a text, see `lopt.data.load_text`
-    vocab       tokens; a token v >= vocab of the text becomes 1 + v mod (vocab - 1), as upstream folds them
+    text        name of a text, or of a file of the user's, see `lopt.data.load_text`
+    vocab       tokens V; a token v >= V of the text becomes 1 + v mod (V - 1), as upstream folds them; 0: as many as
+                the text has
     length      positions T; a row of the data is the place where a window starts
     batch_size  windows per mini-batch
     width       of the residual stream
@@ -161,7 +161,7 @@ class TransformerLm(Task):
     """
 
     text: str = "kjv"
-    vocab: int = 128
+    vocab: int = 0
     length: int = 32
     batch_size: int = 16
     width: int = 64
@@ -177,14 +177,18 @@ class TransformerLm(Task):
     entry = transformer_lm_entry
 
     def __post_init__(self) -> None:
-        if self.text not in TEXTS:
-            raise TaskError(unknown("text", self.text, TEXTS))
-        check_integer("vocab", self.vocab, 2, 2**24)  # ids are exact as float32
+        checked_text("text", self.text)
+        check_vocabulary(self.vocab)
         check_transformer(self)
         check_flag("positions", self.positions)
         shortest = min(hi - lo for lo, hi in load_text(self.text).splits)
         check_integer("length", self.length, 1, shortest - 1)
-        check_batch_size(self.batch_size, load_text(self.text).ints.size)
+        check_batch_size(self.batch_size, load_text(self.text).ints.size, self.text)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens V."""
+        return self.vocab or load_text(self.text).vocabulary
 
     @functools.cached_property
     def spec(self) -> tuple[int, ...]:
@@ -198,17 +202,17 @@ class TransformerLm(Task):
         positions = [("positions", (self.length, self.width))] if self.positions else []
         return Layout(
             [
-                ("embed", (self.vocab, self.width)),
+                ("embed", (self.vocabulary, self.width)),
                 *positions,
                 *encoder_tensors(self.spec),
-                ("w_out", (self.width, self.vocab)),
-                ("b_out", (self.vocab,)),
+                ("w_out", (self.width, self.vocabulary)),
+                ("b_out", (self.vocabulary,)),
             ]
         )
 
     @functools.cached_property
     def arrays(self) -> TaskData:
-        sizes = np.array([*self.spec, self.vocab, int(self.positions)], np.int64)
+        sizes = np.array([*self.spec, self.vocabulary, int(self.positions)], np.int64)
         empty = np.zeros(0, np.float32)
         return TaskData(empty, load_text(self.text).ints, sizes, empty)
 
@@ -221,7 +225,7 @@ class TransformerLm(Task):
         length, width, _, _, inner, hidden, _ = self.spec
         m = batch * length
         scratch = max(
-            parts_work(m, length, width, inner, hidden), readout_work(m, width, self.vocab)
+            parts_work(m, length, width, inner, hidden), readout_work(m, width, self.vocabulary)
         )
         return 2 * m + 2 * m * width + encoder_saved(self.spec, batch) + scratch
 
@@ -236,17 +240,17 @@ class TransformerLm(Task):
     ) -> tuple[float, np.ndarray]:
         t = self.layout.views(params)
         tokens = load_text(self.text).ints[rows[:, None] + np.arange(self.length + 1)]
-        tokens = np.where(tokens < self.vocab, tokens, 1 + tokens % (self.vocab - 1))
+        tokens = np.where(tokens < self.vocabulary, tokens, 1 + tokens % (self.vocabulary - 1))
         now, then = tokens[:, :-1], tokens[:, 1:]
         x = t["embed"][now] + (t["positions"] if self.positions else 0.0)
         y, tape = encoder_reference(x, t, self.spec)
         logits = np.einsum("btd,dv->btv", y, t["w_out"]) + t["b_out"]
-        loss, dz = cross_entropy_reference(logits.reshape(-1, self.vocab), then.ravel())
+        loss, dz = cross_entropy_reference(logits.reshape(-1, self.vocabulary), then.ravel())
         dz = dz.reshape(logits.shape)
         grads = {"w_out": np.einsum("btd,btv->dv", y, dz), "b_out": dz.sum(axis=(0, 1))}
         dy = np.einsum("btv,dv->btd", dz, t["w_out"])
         dx = encoder_backward_reference(dy, t, tape, grads)
-        grads["embed"] = np.einsum("btv,btd->vd", np.eye(self.vocab)[now], dx)
+        grads["embed"] = np.einsum("btv,btd->vd", np.eye(self.vocabulary)[now], dx)
         if self.positions:
             grads["positions"] = dx.sum(axis=0)
         return loss, self.layout.flatten(grads, np.float64)
@@ -255,7 +259,7 @@ class TransformerLm(Task):
     def operations(self) -> float:
         """Multiplications and additions of one loss and gradient, matrix products only."""
         return encoder_operations(self.spec, self.batch_size) + (
-            6.0 * self.batch_size * self.length * self.width * self.vocab
+            6.0 * self.batch_size * self.length * self.width * self.vocabulary
         )
 
     @staticmethod

@@ -36,7 +36,6 @@ class WordRnn(LanguageModel):
     """
 
     text: str = "markov8192"
-    vocab: int = 8192
 
     @staticmethod
     def sample_config(seed: int) -> dict[str, Any]:
