@@ -11,7 +11,8 @@ with x = 0 outside the image: a cross-correlation in the layout (batch, height, 
 In both, the number of rows of zeros is max((oh - 1) s + kh - h, 0), so the kernels read the padding off the shapes.
 
 Patches of x are laid out as the rows of a matrix (one output position each, kh kw cin numbers) and multiplied with
-the kernel, a chunk of output rows at a time: the scratch stays in the cache, whatever the batch.
+the kernel, a chunk of output rows at a time: the scratch stays in the cache, whatever the batch.  Pixels are the
+patches of a 1 x 1 kernel of stride 1 as they are.
 """
 
 import numpy as np
@@ -48,7 +49,13 @@ def _chunk_rows(rows, width, depth):
 
 
 @kernel
-def _margin(n, out, k, stride):
+def _pixelwise(w, stride):
+    """Whether the patches are the pixels of x, in order."""
+    return w.shape[0] * w.shape[1] * stride == 1
+
+
+@kernel
+def margin(n, out, k, stride):
     """Rows of zeros before the first row of the image."""
     return max((out - 1) * stride + k - n, 0) // 2
 
@@ -62,8 +69,8 @@ def _gather(x, w, out_rows, stride, first, patches):
     """
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     kh, span, ow = w.shape[0], w.shape[1] * channels, patches.shape[1]
-    top = _margin(height, out_rows, kh, stride)
-    left = _margin(width, ow, w.shape[1], stride)
+    top = margin(height, out_rows, kh, stride)
+    left = margin(width, ow, w.shape[1], stride)
     flat, line, zero = x.reshape(x.size), width * channels, x.dtype.type(0.0)
     for p in range(lane(), patches.shape[0] * ow, lanes()):
         r = p // ow
@@ -99,8 +106,8 @@ def _scatter(patches, w, out_rows, stride, first, dx):
     """
     height, width, channels = dx.shape[1], dx.shape[2], dx.shape[3]
     kh, kw, ow = w.shape[0], w.shape[1], patches.shape[1]
-    top = _margin(height, out_rows, kh, stride)
-    left = _margin(width, ow, kw, stride)
+    top = margin(height, out_rows, kh, stride)
+    left = margin(width, ow, kw, stride)
     target_of, source_of = dx.reshape(dx.size), patches.reshape(patches.size)
     end = first + patches.shape[0]
     b = first // out_rows
@@ -138,12 +145,16 @@ def conv_fwd(x, w, bias, y, stride, work):
     batch, oh, ow, cout = y.shape
     depth = w.shape[0] * w.shape[1] * w.shape[2]
     out, matrix = y.reshape(batch * oh * ow, cout), w.reshape(depth, cout)
+    pixels, pixelwise = x.reshape(x.size), _pixelwise(w, stride)
     step = _chunk_rows(batch * oh, ow, depth)
     for first in range(0, batch * oh, step):
         last = min(first + step, batch * oh)
         n = (last - first) * ow
-        patches = work[: n * depth]
-        _gather(x, w, oh, stride, first, patches.reshape(last - first, ow, depth))
+        if pixelwise:
+            patches = pixels[first * ow * depth : last * ow * depth]
+        else:
+            patches = work[: n * depth]
+            _gather(x, w, oh, stride, first, patches.reshape(last - first, ow, depth))
         part = out[first * ow : last * ow]
         matmul(patches.reshape(n, depth), matrix, part)
         if bias.size > 0:
@@ -161,13 +172,17 @@ def conv_bwd(x, dy, dw, dbias, stride, work):
     depth = dw.shape[0] * dw.shape[1] * dw.shape[2]
     flat, zero = dw.reshape(depth * cout), dy.dtype.type(0.0)
     d = dy.reshape(batch * oh * ow, cout)
+    pixels, pixelwise = x.reshape(x.size), _pixelwise(dw, stride)
     step = _chunk_rows(batch * oh, ow, depth)
     more = work[step * ow * depth : (step * ow + cout) * depth]
     for first in range(0, batch * oh, step):
         last = min(first + step, batch * oh)
         n = (last - first) * ow
-        patches = work[: n * depth]
-        _gather(x, dw, oh, stride, first, patches.reshape(last - first, ow, depth))
+        if pixelwise:
+            patches = pixels[first * ow * depth : last * ow * depth]
+        else:
+            patches = work[: n * depth]
+            _gather(x, dw, oh, stride, first, patches.reshape(last - first, ow, depth))
         # y = patches w
         rows = patches.reshape(n, depth)
         if first == 0:
@@ -194,9 +209,13 @@ def conv_bwd_input(w, dy, dx, stride, work):
     batch, oh, ow, cout = dy.shape
     depth = w.shape[0] * w.shape[1] * w.shape[2]
     flat, zero = dx.reshape(dx.size), dx.dtype.type(0.0)
+    d, matrix = dy.reshape(batch * oh * ow, cout), w.reshape(depth, cout)
+    if _pixelwise(w, stride):
+        # y = x w
+        matmul(d, matrix.T, flat.reshape(batch * oh * ow, depth))
+        return
     for q in range(lane(), dx.size, lanes()):
         flat[q] = zero
-    d, matrix = dy.reshape(batch * oh * ow, cout), w.reshape(depth, cout)
     step = _chunk_rows(batch * oh, ow, depth)
     for first in range(0, batch * oh, step):
         last = min(first + step, batch * oh)
