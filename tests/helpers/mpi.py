@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lopt.bench import mpirun
 
@@ -44,6 +46,33 @@ def start(ranks: int, arguments: list[str], **environment: str) -> subprocess.Po
         cwd=Path(__file__).parents[2],
         env={**os.environ, **environment},
     )
+
+
+def counted(world: Any) -> Any:
+    """A communicator of mpi4py like `world` whose `bytes` counts all buffers that this rank gives to its methods.
+
+    Those that would pickle are refused.
+    """
+    from mpi4py import MPI
+
+    class Counted(MPI.Intracomm):
+        bytes = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name in ("send", "recv", "bcast", "gather", "scatter", "allgather", "allreduce"):
+                raise AssertionError(f"{name} pickles")
+            if not name[0].isupper() or not callable(found):
+                return found
+
+            def call(*arguments: Any, **named: Any) -> Any:
+                given = (*arguments, *named.values())
+                self.bytes += sum(a.nbytes for a in given if isinstance(a, np.ndarray))
+                return found(*arguments, **named)
+
+            return call
+
+    return Counted(world)
 
 
 def kill_group(process: subprocess.Popen) -> None:

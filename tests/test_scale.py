@@ -1,0 +1,161 @@
+"""Many ranks: the same bits on any ranks and nodes, work shared within a node, bytes counted, pieces handed out well."""
+
+import heapq
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.mpi import launch
+from helpers.scale_runs import PAIRS, D, ends
+
+from lopt import rng
+from lopt.comm import SerialComm
+from lopt.es import ESTIMATORS, STRATEGIES
+from lopt.es.pairs import HandOut, dearest_first, share_out
+
+ROOT = Path(__file__).parent.parent
+PATHS = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+
+
+# Bits, bytes, numbers
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, np.ndarray]:
+    return ends(SerialComm())
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("ranks", "per_node"), [(2, 0), (3, 2), (4, 3)])
+def test_the_bits_of_one_rank_on_any_ranks_and_nodes(tmp_path, alone, ranks, per_node):
+    """All of both registries, also with more ranks than points; nodes of 2, of 2 and 1, of 3 and 1.
+
+    The program also holds every step to 16 bytes a pair, counted at the communicator.
+    """
+    environment = {**PATHS, "LOPT_RANKS_PER_NODE": str(per_node)}
+    program = ["-m", "helpers.scale_runs", "ends", str(tmp_path)]
+    done = launch(ranks, program, **environment)
+    assert done.code == 0, done.out + done.err
+    registered = {*STRATEGIES, *(f"estimator {name}" for name in ESTIMATORS)}
+    with np.load(tmp_path / "ends.npz") as found:
+        assert registered <= set(found) == set(alone)
+        for key in alone:
+            np.testing.assert_array_equal(found[key], alone[key], err_msg=key)
+
+
+@pytest.mark.mpi
+def test_the_ranks_of_a_node_make_every_number_once():
+    """After the exchange of losses; 5 % of P x D more for cuts and for what is not of the order of D.
+
+    Sobol's uniforms are SciPy's and not counted.  In a step of an estimator each pair's owner makes
+    its perturbation too, once.
+    """
+    program = ["-W", "ignore::RuntimeWarning", "-m", "helpers.scale_runs", "numbers"]
+    done = launch(3, program, NUMBA_DISABLE_JIT="1", **PATHS)
+    assert done.code == 0, done.out + done.err
+    lines = [line.split(";") for line in done.out.splitlines()]
+    made = {key: [int(n) for n in numbers] for key, *numbers in lines}
+    assert {*STRATEGIES, *(f"estimator {name}" for name in ESTIMATORS)} <= set(made)
+    for key, (plain, *ranks) in made.items():
+        assert len(ranks) == 3
+        assert sum(ranks) <= plain + 0.05 * 2 * PAIRS * D * len(ranks), key
+        if key in STRATEGIES and plain > PAIRS * D / 2:
+            # Of five whole products on three ranks, two are 2/5.
+            assert max(ranks) <= 0.41 * plain, key
+
+
+# Hand-out
+
+
+class OneOf(SerialComm):
+    """One of several ranks that share a counter, played one after the other."""
+
+    def __init__(self, size: int, counter: list[int]) -> None:
+        super().__init__()
+        self.size, self._shared = size, counter
+
+    def work_counter(self) -> "OneOf":
+        return self
+
+    def next(self) -> int:
+        self._shared[0] += 1
+        return self._shared[0] - 1
+
+
+class Clocks:
+    """The hand-out of estimators and searches on ranks with clocks of their own, which only work moves."""
+
+    def __init__(self, ranks: int) -> None:
+        counter = [0]
+        self.handouts = [HandOut(OneOf(ranks, counter)) for _ in range(ranks)]
+
+    def round(self, costs: Sequence[float], order: Sequence[int]) -> tuple[float, list[int]]:
+        """Time at which the last rank is done, and the pieces in the order they were given out."""
+        given: list[int] = []
+        asking = [(0.0, r, h.take(order)) for r, h in enumerate(self.handouts)]
+        last = 0.0
+        while asking:
+            now, r, pieces = heapq.heappop(asking)
+            i = next(pieces, None)
+            if i is None:
+                last = max(last, now)
+            else:
+                given.append(i)
+                heapq.heappush(asking, (now + costs[i], r, pieces))
+        return last, given
+
+
+def mix(n: int, seed: int) -> np.ndarray:
+    """Costs from 1 to 1000, log-uniform."""
+    return 1000.0 ** rng.uniforms(n, rng.stream(seed), rng.TASK).astype(np.float64)
+
+
+def ideal(costs: np.ndarray, ranks: int) -> float:
+    """No schedule ends earlier."""
+    return max(costs.sum() / ranks, costs.max())
+
+
+def in_turn(costs: np.ndarray, ranks: int) -> float:
+    """Makespan of pair i on rank i mod ranks."""
+    return max(costs[r::ranks].sum() for r in range(ranks))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8, 16, 32])
+def test_dynamic_hand_out_ends_within_a_tenth_of_the_ideal(ranks):
+    """256 pieces, costs spread 1000x, predicted to a factor of two either way; several rounds."""
+    clocks = Clocks(ranks)
+    for seed in range(5):
+        costs = mix(256, seed)
+        wrong = 4.0 ** (rng.uniforms(256, rng.stream(seed), rng.NOISE).astype(np.float64) - 0.5)
+        last, given = clocks.round(costs, dearest_first(costs * wrong))
+        assert sorted(given) == list(range(256))
+        assert ideal(costs, ranks) * (1 - 1e-12) <= last <= 1.1 * ideal(costs, ranks)
+
+
+def test_what_the_hand_out_is_better_than():
+    """In turn, cheapest first, and the owners that predicted costs would choose: all outside of the tenth."""
+    ratios: dict[str, list[float]] = {"in turn": [], "cheapest first": [], "predicted": []}
+    for seed in range(5):
+        costs = mix(256, seed)
+        wrong = 4.0 ** (rng.uniforms(256, rng.stream(seed), rng.NOISE).astype(np.float64) - 0.5)
+        owners = share_out((costs * wrong).tolist(), [0.0] * 16)
+        ends_at = {
+            "in turn": in_turn(costs, 16),
+            "cheapest first": Clocks(16).round(costs, dearest_first(-costs))[0],
+            "predicted": np.bincount(owners, costs).max(),
+        }
+        for key, last in ends_at.items():
+            ratios[key].append(last / ideal(costs, 16))
+    assert min(ratios["in turn"]) > 1.2
+    assert min(ratios["cheapest first"]) > 1.1
+    assert min(ratios["predicted"]) > 1.1
+
+
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_a_hand_out_follows_the_order_and_ties_go_by_number(ranks):
+    assert dearest_first([2, 7, 2, 9, 7]) == [3, 1, 4, 0, 2]
+    clocks = Clocks(ranks)
+    for n in (0, 1, 3, 8):  # also fewer pieces than ranks
+        costs = mix(n, n)
+        assert clocks.round(costs, dearest_first(costs))[1] == dearest_first(costs)
