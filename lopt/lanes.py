@@ -31,7 +31,7 @@ inlined = jit(
 
 
 class entry_point:
-    """Decorator: the CPU's first-class entry of a core kernel, compiled for one signature on first use.
+    """The CPU's first-class entry of a kernel or a plain function, compiled for one signature on first use.
 
     Functions of equal signature are interchangeable at run time, so a loop that calls them compiles once and is cached
     on disk.  Compilation waits for the first use because importing lopt must stay cheap.  As a class attribute it
@@ -42,7 +42,7 @@ class entry_point:
         self._signature = signature
 
     def __call__(self, function: Callable[..., Any]) -> "entry_point":
-        self._function = function
+        self._function = getattr(function, "py_func", function)
         return self
 
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from lopt.errors import OptimizerError
-from lopt.lanes import pin_blas_threads
+from lopt.lanes import entry_point, pin_blas_threads
 from lopt.layout import Layout
 from lopt.registry import build
 
@@ -70,6 +70,8 @@ class Optimizer(abc.ABC):
         data      OptData
         work      (work_size(layout),) float  scratch
         status    0 ok, anything else: the step was refused (non-finite input)
+
+    `entry` is the core compiled for STEP_SIG; every class that states a core gets one.
     """
 
     name: ClassVar[str]
@@ -77,6 +79,11 @@ class Optimizer(abc.ABC):
     entry: ClassVar[Callable[..., int]]
     uses_valid_loss: ClassVar[bool] = False
     uses_loss: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if isinstance(cls.__dict__.get("core"), staticmethod):
+            cls.entry = entry_point(STEP_SIG)(cls.core)
 
     @property
     @abc.abstractmethod

@@ -15,6 +15,7 @@ import numpy as np
 from numba import types
 
 from lopt.errors import TaskError
+from lopt.lanes import entry_point
 from lopt.layout import Layout
 from lopt.registry import build, spec
 
@@ -74,6 +75,8 @@ class Task(abc.ABC):
         stream    (3,)  uint32  address (seed, outer, pair) of the task's own noise
         split     int           index into SPLITS; step: inner step, both part of the noise's address
         work      (work_size(B),) float  scratch, contents undefined before and after
+
+    `entry` is the core compiled for EVALUATE_SIG; every class that states a core gets one.
     """
 
     family: ClassVar[str]
@@ -85,6 +88,11 @@ class Task(abc.ABC):
         False  # gradient random at a fixed loss; its mean: gradient_gain * derivative
     )
     gradient_gain: ClassVar[float] = 1.0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if isinstance(cls.__dict__.get("core"), staticmethod):
+            cls.entry = entry_point(EVALUATE_SIG)(cls.core)
 
     batch_size: int
 

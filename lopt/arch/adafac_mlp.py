@@ -23,9 +23,9 @@ from lopt.arch.per_parameter import (
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, register_optimizer
+from lopt.optimizer import register_optimizer
 
 N_DECAYS = 3  # momenta, and factored second moments; one full second moment beside them
 N_FEATURES = 28
@@ -273,11 +273,6 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def adafac_mlp_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @register_optimizer("adafac_mlp")
 @dataclasses.dataclass(frozen=True)
 class AdafacMlp(PerParameterOptimizer):
@@ -297,7 +292,6 @@ class AdafacMlp(PerParameterOptimizer):
     mag_rate: float = 1e-3
 
     core = staticmethod(adafac_mlp_step)
-    entry = adafac_mlp_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

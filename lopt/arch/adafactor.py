@@ -8,9 +8,9 @@ import numpy as np
 from lopt.arch.factored import COLUMNS, factored_moments, factoring
 from lopt.arch.sgd import check_positive
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sum32, sync
+from lopt.lanes import kernel, lane, lanes, sum32, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
+from lopt.optimizer import Optimizer, register_optimizer
 
 # theta = (log lr, decay exponent, log eps1, log clip); data.sizes = n_tensors, then COLUMNS per tensor
 # state = per tensor [row means | column means] or the full second moment, then t
@@ -78,11 +78,6 @@ def adafactor_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def adafactor_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return adafactor_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @register_optimizer("adafactor")
 @dataclasses.dataclass(frozen=True)
 class Adafactor(Optimizer):
@@ -97,7 +92,6 @@ class Adafactor(Optimizer):
     clip: float = 1.0
 
     core = staticmethod(adafactor_step)
-    entry = adafactor_entry
 
     def __post_init__(self) -> None:
         check_positive(

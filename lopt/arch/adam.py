@@ -7,9 +7,9 @@ import numpy as np
 
 from lopt.arch.sgd import TINY, check_decay, check_positive
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
+from lopt.optimizer import Optimizer, register_optimizer
 
 # theta = (log lr, log(1 - b1), log(1 - b2), log eps, weight decay); state = m | v | t
 # data.hyper = (nesterov flag,)
@@ -57,11 +57,6 @@ def adam_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def adam_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return adam_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @register_optimizer("adam")
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
@@ -73,7 +68,6 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
     core = staticmethod(adam_step)
-    entry = adam_entry
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)

@@ -7,9 +7,9 @@ import numpy as np
 
 from lopt.arch.sgd import TINY, check_decay, check_positive
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
+from lopt.optimizer import Optimizer, register_optimizer
 
 # theta = (log lr, log(1 - b1), log(1 - b2), log eps, l1, l2, linear decay, exponential decay); state = m | v | t
 
@@ -52,11 +52,6 @@ def adam8p_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def adam8p_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return adam8p_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @register_optimizer("adam8p")
 @dataclasses.dataclass(frozen=True)
 class Adam8p(Optimizer):
@@ -76,7 +71,6 @@ class Adam8p(Optimizer):
     exponential_decay: float = 0.0
 
     core = staticmethod(adam8p_step)
-    entry = adam8p_entry
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)

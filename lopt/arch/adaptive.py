@@ -7,9 +7,9 @@ import numpy as np
 
 from lopt.arch.sgd import TINY, check_decay, check_positive
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
+from lopt.optimizer import Optimizer, register_optimizer
 
 
 @kernel
@@ -31,11 +31,6 @@ def rmsprop_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def rmsprop_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return rmsprop_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @kernel
 def adagrad_step(theta, params, grad, state, loss, is_valid, data, work):
     """a <- a + g^2; w <- w - lr g / sqrt(a), no step where a is 0.  theta = (log lr, log a_0); state = a."""
@@ -50,11 +45,6 @@ def adagrad_step(theta, params, grad, state, loss, is_valid, data, work):
         params[i] -= rate * grad[i] / math.sqrt(safe)
     sync()
     return 0
-
-
-@entry_point(STEP_SIG)
-def adagrad_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return adagrad_step(theta, params, grad, state, loss, is_valid, data, work)
 
 
 @kernel
@@ -81,11 +71,6 @@ def lion_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def lion_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return lion_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 class OneAccumulator(Optimizer):
     """What the three share: as much state as parameters, zero at first."""
 
@@ -106,7 +91,6 @@ class RmsProp(OneAccumulator):
     epsilon: float = 1e-8
 
     core = staticmethod(rmsprop_step)
-    entry = rmsprop_entry
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)
@@ -130,7 +114,6 @@ class Adagrad(OneAccumulator):
     initial_accumulator: float = 0.1
 
     core = staticmethod(adagrad_step)
-    entry = adagrad_entry
 
     def __post_init__(self) -> None:
         check_positive(
@@ -162,7 +145,6 @@ class Lion(OneAccumulator):
     weight_decay: float = 0.0
 
     core = staticmethod(lion_step)
-    entry = lion_entry
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate)

@@ -32,9 +32,9 @@ from lopt.arch.per_parameter import (
     scale_rows,
 )
 from lopt.errors import OptimizerError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sync
+from lopt.lanes import kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, TABLE_COLUMNS, Optimizer, register_optimizer
+from lopt.optimizer import TABLE_COLUMNS, Optimizer, register_optimizer
 
 
 @kernel
@@ -170,11 +170,6 @@ def hierarchical_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def hierarchical_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return hierarchical_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @register_optimizer("hierarchical")
 @dataclasses.dataclass(frozen=True)
 class Hierarchical(Optimizer):
@@ -211,7 +206,6 @@ class Hierarchical(Optimizer):
     output_scale: float = 1.0
 
     core = staticmethod(hierarchical_step)
-    entry = hierarchical_entry
     uses_loss = True
     uses_valid_loss = True
 

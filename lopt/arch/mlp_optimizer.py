@@ -24,9 +24,9 @@ from lopt.arch.per_parameter import (
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sync
+from lopt.lanes import kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, TABLE_COLUMNS, Optimizer, register_optimizer, tensor_table
+from lopt.optimizer import TABLE_COLUMNS, Optimizer, register_optimizer, tensor_table
 
 # data.sizes = (hidden, n_decays), tensor table; data.hyper = (step_mult, mag_rate), decays
 # state = momenta (planes of N) | t
@@ -109,11 +109,6 @@ def mlp_optimizer_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def mlp_optimizer_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return mlp_optimizer_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 class PerParameterOptimizer(Optimizer):
     """What optimizers with one small MLP per parameter share: two hidden ReLU layers, direction and magnitude."""
 
@@ -181,7 +176,6 @@ class MlpOptimizer(PerParameterOptimizer):
     mag_rate: float = 1e-3
 
     core = staticmethod(mlp_optimizer_step)
-    entry = mlp_optimizer_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

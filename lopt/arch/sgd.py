@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from lopt.errors import OptimizerError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
-from lopt.optimizer import STEP_SIG, Optimizer, register_optimizer
+from lopt.optimizer import Optimizer, register_optimizer
 
 TINY = 1e-30  # accumulators below it become 0: subnormal arithmetic is many times slower
 
@@ -23,11 +23,6 @@ def sgd_step(theta, params, grad, state, loss, is_valid, data, work):
         params[i] -= rate * grad[i]
     sync()
     return 0
-
-
-@entry_point(STEP_SIG)
-def sgd_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return sgd_step(theta, params, grad, state, loss, is_valid, data, work)
 
 
 @kernel
@@ -47,11 +42,6 @@ def momentum_step(theta, params, grad, state, loss, is_valid, data, work):
     return 0
 
 
-@entry_point(STEP_SIG)
-def momentum_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return momentum_step(theta, params, grad, state, loss, is_valid, data, work)
-
-
 @kernel
 def nesterov_step(theta, params, grad, state, loss, is_valid, data, work):
     """m <- b m + g; w <- w - lr (g + b m).  theta = (log lr, log(1 - b)); state = m."""
@@ -67,11 +57,6 @@ def nesterov_step(theta, params, grad, state, loss, is_valid, data, work):
         params[i] -= rate * (grad[i] + b * m)
     sync()
     return 0
-
-
-@entry_point(STEP_SIG)
-def nesterov_entry(theta, params, grad, state, loss, is_valid, data, work):
-    return nesterov_step(theta, params, grad, state, loss, is_valid, data, work)
 
 
 def check_positive(name: str, **values: float) -> None:
@@ -104,7 +89,6 @@ class Sgd(Optimizer):
     learning_rate: float = 0.1
 
     core = staticmethod(sgd_step)
-    entry = sgd_entry
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate)
@@ -132,7 +116,6 @@ class Momentum(Sgd):
     momentum: float = 0.9
 
     core = staticmethod(momentum_step)
-    entry = momentum_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,4 +138,3 @@ class Nesterov(Momentum):
     """Nesterov momentum in the form of Sutskever et al. 2013: m <- b m + g; w <- w - lr (g + b m)."""
 
     core = staticmethod(nesterov_step)
-    entry = nesterov_entry

@@ -9,10 +9,10 @@ from lopt import rng
 from lopt.arch.adam import adam_step
 from lopt.arch.mlp_optimizer import mlp_optimizer_step
 from lopt.arch.sgd import momentum_step, sgd_step
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.optimizer import OptData
 from lopt.rollout import count_nonfinite
-from lopt.task import EVALUATE_SIG, TRAIN, TaskData
+from lopt.task import TRAIN, TaskData
 from lopt.tasks.mlp import mlp_evaluate
 
 INSIDE = ("sgd", "momentum", "adam", "mlp")  # by code; their states start at 0
@@ -110,7 +110,8 @@ def perturb(theta, params, scale, first, stream, purpose, step):
         sync()
 
 
-def _evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
+@kernel
+def learned_optimizer_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Meta-loss at theta = params and its estimated gradient; see `lopt.task.Task` and `LearnedOptimizer`.
 
     Member 0 is theta itself, members 2p + 1 and 2p + 2 are theta + sigma z_p and theta - sigma z_p; number i of z_p is
@@ -179,7 +180,3 @@ def _evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
             rng.add_normals(grad, slope, first, stream, purpose, step)
     sync()
     return loss
-
-
-learned_optimizer_evaluate = kernel(_evaluate)
-learned_optimizer_entry = entry_point(EVALUATE_SIG)(_evaluate)

@@ -16,7 +16,6 @@ from lopt.meta_task.core import (
     CEILING,
     CONSTANTS,
     INSIDE,
-    learned_optimizer_entry,
     learned_optimizer_evaluate,
 )
 from lopt.optimizer import OptData, Optimizer
@@ -97,7 +96,6 @@ class LearnedOptimizer(Task):
     noisy_gradient: ClassVar[bool] = True
 
     core = staticmethod(learned_optimizer_evaluate)
-    entry = learned_optimizer_entry
 
     def __post_init__(self) -> None:
         for option in ("inner", "optimizer"):

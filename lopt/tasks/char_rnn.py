@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lopt.lanes import entry_point, kernel
+from lopt.lanes import kernel
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.embedding import embedding_bwd, embedding_fwd, windows_fwd
 from lopt.ops.losses import cross_entropy_reference
@@ -20,7 +20,7 @@ from lopt.ops.recurrent import (
     core_scratch,
 )
 from lopt.ops.token_loss import readout
-from lopt.task import EVALUATE_SIG, register_task
+from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_flag
 from lopt.tasks.initialisers import INITIALISERS
@@ -77,11 +77,6 @@ def language_model_evaluate(params, grad, data, rows, stream, split, step, work,
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def language_model_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return language_model_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @dataclasses.dataclass(frozen=True)
 class LanguageModel(TextTask):
     """Base of the two families of language models: next-token prediction over whole windows.
@@ -93,7 +88,6 @@ class LanguageModel(TextTask):
     just_train: bool = False
 
     core = staticmethod(language_model_evaluate)
-    entry = language_model_entry
     steps_unread: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

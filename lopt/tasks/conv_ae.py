@@ -23,7 +23,7 @@ from lopt.ops.variational import (
 )
 from lopt.task import TaskData, register_task
 from lopt.tasks.checks import check_integer, check_widths
-from lopt.tasks.conv_ae_core import conv_ae_entry, conv_ae_evaluate
+from lopt.tasks.conv_ae_core import conv_ae_evaluate
 from lopt.tasks.conv_core import SIDE
 from lopt.tasks.images import IMAGE_DATA, ImageTask
 from lopt.tasks.initialisers import check_initialiser, draw
@@ -58,7 +58,6 @@ class ConvCoder(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(conv_ae_evaluate)
-    entry = conv_ae_entry
     variational: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ W' b', v_k c_k, w b.  Source: task set specification 1.6, 6.3, 6.4.
 """
 
 from lopt import rng
-from lopt.lanes import entry_point, kernel, lane, lanes, sum32, sync
+from lopt.lanes import kernel, lane, lanes, sum32, sync
 from lopt.ops.activations import SIGMOID, activate_bwd, activate_fwd
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
@@ -25,7 +25,6 @@ from lopt.ops.variational import (
     latent_fwd,
     quantised_normal,
 )
-from lopt.task import EVALUATE_SIG
 from lopt.tasks.conv_core import SIDE, conv_stack_bwd, conv_stack_fwd
 from lopt.tasks.mlp_ae import reconstruction
 
@@ -265,8 +264,3 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
         params[:a], grad[:a], maps, code, 1, 0, batch, enc, work[:0], buffers, scratch
     )  # fmt: skip
     return loss
-
-
-@entry_point(EVALUATE_SIG)
-def conv_ae_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)

@@ -33,7 +33,6 @@ from lopt.tasks.conv_core import (
     BATCH_EPS,
     HEADS,
     SIDE,
-    conv_entry,
     conv_evaluate,
     norm_size,
 )
@@ -92,7 +91,6 @@ class ConvTask(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(conv_evaluate)
-    entry = conv_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

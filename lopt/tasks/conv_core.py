@@ -12,7 +12,7 @@ channels); with batch norm as h_0 | xhat_1 y_1 h_1 | ..., xhat what is left of z
 Source: task set specification 3.4 and 3.5.
 """
 
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -20,7 +20,6 @@ from lopt.ops.losses import cross_entropy
 from lopt.ops.mlp_stack import stack_bwd, stack_fwd
 from lopt.ops.norm import batch_norm_bwd, batch_norm_fwd, norm_work
 from lopt.ops.pool import POOLINGS, pool_bwd, pool_fwd
-from lopt.task import EVALUATE_SIG
 
 SIDE = 3  # of the kernels
 BATCH_EPS = 1e-3  # added to the variance by batch norm
@@ -205,8 +204,3 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
             params[:middle], grad[:middle], maps, code, bias, norm, batch, stack, room, pair, scratch
         )  # fmt: skip
     return loss
-
-
-@entry_point(EVALUATE_SIG)
-def conv_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)

@@ -15,9 +15,9 @@ import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, sync
+from lopt.lanes import kernel, lane, sync
 from lopt.layout import Layout
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 
 FIXED_START_SEED = 123  # of the one starting point that `fixed_start` uses
 
@@ -157,11 +157,6 @@ def evaluate_function2d(params, grad, data, rows, stream, split, step, work, wit
     return f
 
 
-@entry_point(EVALUATE_SIG)
-def _evaluate_cpu(params, grad, data, rows, stream, split, step, work, with_grad):
-    return evaluate_function2d(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """Where a function is started and how low it goes.
@@ -219,8 +214,7 @@ class Function2D(Task):
     angle: float = 0.0
     fixed_start: bool = False
 
-    core: ClassVar = evaluate_function2d
-    entry = _evaluate_cpu
+    core = staticmethod(evaluate_function2d)
     batch_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ from lopt.errors import DataError, TaskError, unknown
 from lopt.lanes import (
     add_square_partials,
     clear_partials,
-    entry_point,
     fold_partials,
     kernel,
     lane,
@@ -22,7 +21,7 @@ from lopt.lanes import (
 from lopt.layout import Layout
 from lopt.ops.dense import dense_bwd, dense_fwd, gather_examples
 from lopt.ops.losses import cross_entropy, cross_entropy_reference
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 from lopt.tasks.checks import check_batch_size, check_integer, check_not_negative
 
 GENERATED = ("blobs", "teacher")
@@ -58,11 +57,6 @@ def logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_
             dw[i] += l2 * w[i]
         sync()
     return loss
-
-
-@entry_point(EVALUATE_SIG)
-def logistic_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return logistic_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
 @functools.cache
@@ -117,7 +111,6 @@ class Logistic(Task):
     batch_size: int = 64
 
     core = staticmethod(logistic_evaluate)
-    entry = logistic_entry
     convex: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

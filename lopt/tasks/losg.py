@@ -7,17 +7,17 @@ TaskSet (Metz et al. 2020); task set specification 3.12 and 4.
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import PARTIALS, entry_point
+from lopt.lanes import PARTIALS
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.mlp_stack import stack_tensors, stack_units
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 from lopt.tasks import losg_data, losg_reference, losg_sampler
 from lopt.tasks.checks import check_flag, check_integer, check_widths
 from lopt.tasks.functions2d import FUNCTIONS, Function2D
@@ -36,11 +36,6 @@ RANGES = {  # float32 holds them, and float64 a norm's powers
     "zero_prob": (0.0, 1.0),
 }
 INIT_SCALE = 1.2  # of a classifier's tensors, over sqrt(first dimension)
-
-
-@entry_point(EVALUATE_SIG)
-def _evaluate_cpu(params, grad, data, rows, stream, split, step, work, with_grad):
-    return losg_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
 
 def check_number(option: str, value: object, low: float, high: float) -> None:
@@ -129,8 +124,7 @@ class Losg(Task):
     zero_prob: float = 0.95
     upstream: bool = False
 
-    core: ClassVar = losg_evaluate
-    entry = _evaluate_cpu
+    core = staticmethod(losg_evaluate)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

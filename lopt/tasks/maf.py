@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt import rng
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
@@ -25,7 +25,7 @@ from lopt.ops.mlp_stack import (
     stack_size,
     stack_units,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks.checks import check_flag, check_integer
 from lopt.tasks.flow_common import (
     HALF_LOG_TAU,
@@ -209,11 +209,6 @@ def maf_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def maf_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return maf_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 def degrees(n: int, dimension: int) -> np.ndarray:
     """Degrees of n hidden units, ascending: evenly spread over 1..D-1."""
     return 1 + (2 * np.arange(n) + 1) * (dimension - 1) // (2 * n)
@@ -286,7 +281,6 @@ class Maf(FlowTask):
     upstream: bool = False
 
     core = staticmethod(maf_evaluate)
-    entry = maf_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lopt.lanes import entry_point, kernel
+from lopt.lanes import kernel
 from lopt.layout import Layout
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -37,7 +37,7 @@ from lopt.ops.transformer import (
     norm_tensors,
     parts_work,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_integer
 from lopt.tasks.images import IMAGE_DATA, ImageTask
@@ -152,11 +152,6 @@ def mixer_evaluate(params, grad, data, rows, stream, split, step, work, with_gra
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def mixer_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return mixer_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "mixer",
     model=(
@@ -198,7 +193,6 @@ class Mixer(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(mixer_evaluate)
-    entry = mixer_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel
+from lopt.lanes import kernel
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -28,7 +28,7 @@ from lopt.ops.mlp_stack import (
     stack_tensors,
     stack_units,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
 from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
@@ -68,11 +68,6 @@ def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def mlp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "mlp",
     model=(
@@ -106,7 +101,6 @@ class Mlp(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(mlp_evaluate)
-    entry = mlp_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, sum32, sync
+from lopt.lanes import kernel, lane, lanes, sum32, sync
 from lopt.layout import Layout
 from lopt.ops.activations import (
     ACTIVATIONS,
@@ -29,7 +29,7 @@ from lopt.ops.mlp_stack import (
     stack_tensors,
     stack_units,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
 from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
@@ -108,11 +108,6 @@ def mlp_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_gr
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def mlp_ae_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return mlp_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "mlp_ae",
     model=(
@@ -147,7 +142,6 @@ class MlpAe(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(mlp_ae_evaluate)
-    entry = mlp_ae_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, sum32
+from lopt.lanes import kernel, sum32
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -34,7 +34,7 @@ from lopt.ops.variational import (
     quantised_normal,
     quantised_normal_reference,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_widths
 from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
@@ -92,11 +92,6 @@ def mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     return scale * (surprise + divergence) + n * work.dtype.type(PIXEL_CONSTANT)
 
 
-@entry_point(EVALUATE_SIG)
-def mlp_vae_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "mlp_vae",
     model=(
@@ -132,7 +127,6 @@ class MlpVae(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(mlp_vae_evaluate)
-    entry = mlp_vae_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

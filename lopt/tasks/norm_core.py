@@ -7,7 +7,7 @@ readout with its bias.
 import numpy as np
 
 from lopt import rng
-from lopt.lanes import entry_point, kernel, lane, lanes, matmul, sync
+from lopt.lanes import kernel, lane, lanes, matmul, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, from_byte, gather_examples
 from lopt.ops.losses import cross_entropy
@@ -20,7 +20,6 @@ from lopt.ops.norm import (
     layer_norm_fwd,
     norm_work,
 )
-from lopt.task import EVALUATE_SIG
 
 NORMS = ("layer", "batch", "virtual", "frozen", "none")
 LAYER, FROZEN, NONE = (NORMS.index(n) for n in ("layer", "frozen", "none"))
@@ -239,8 +238,3 @@ def _zero(x):
     for i in range(lane(), x.size, lanes()):
         x[i] = x.dtype.type(0.0)
     sync()
-
-
-@entry_point(EVALUATE_SIG)
-def norm_mlp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return norm_mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)

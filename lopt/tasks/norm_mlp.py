@@ -28,7 +28,7 @@ from lopt.tasks.checks import (
 )
 from lopt.tasks.images import IMAGE_DATA
 from lopt.tasks.initialisers import check_initialiser, draw
-from lopt.tasks.norm_core import EPS, KEEP, NORMS, norm_mlp_entry, norm_mlp_evaluate
+from lopt.tasks.norm_core import EPS, KEEP, NORMS, norm_mlp_evaluate
 
 # What each norm adds to the variance, as the libraries behind TaskSet do.
 ADDED = (1e-5, 1e-3, 1e-3, 1e-3, 0.0)
@@ -88,7 +88,6 @@ class NormMlp(Task):
     stands_for: str = ""
 
     core = staticmethod(norm_mlp_evaluate)
-    entry = norm_mlp_entry
 
     def __post_init__(self) -> None:
         checked_data("data", self.data)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.errors import TaskError
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
@@ -23,7 +23,7 @@ from lopt.ops.mlp_stack import (
     stack_size,
     stack_units,
 )
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks.flow_common import (
     HALF_LOG_TAU,
     FlowTask,
@@ -141,11 +141,6 @@ def nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def nvp_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "nvp",
     model=(
@@ -170,7 +165,6 @@ class Nvp(FlowTask):
     """
 
     core = staticmethod(nvp_evaluate)
-    entry = nvp_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()

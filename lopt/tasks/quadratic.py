@@ -17,7 +17,6 @@ from lopt.errors import TaskError, unknown
 from lopt.lanes import (
     add_square_partials,
     clear_partials,
-    entry_point,
     fold_partials,
     kernel,
     lane,
@@ -27,7 +26,7 @@ from lopt.lanes import (
     sync,
 )
 from lopt.layout import Layout
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 from lopt.tasks.checks import check_integer
 
 LAWS = ("normal", "uniform", "linspace_eigen", "logspace_eigen")
@@ -159,11 +158,6 @@ def evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with
     return np.float64(c) * np.float64(q)
 
 
-@entry_point(EVALUATE_SIG)
-def _evaluate_cpu(params, grad, data, rows, stream, split, step, work, with_grad):
-    return evaluate_quadratic(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 def spectrum_of(law: tuple, n: int) -> np.ndarray:
     """The n eigenvalues of a `..._eigen` law, float64."""
     kind, low, high = law
@@ -248,8 +242,7 @@ class Quadratic(Task):
     scale: float = 1.0
     seed: int = 0
 
-    core: ClassVar = evaluate_quadratic
-    entry = _evaluate_cpu
+    core = staticmethod(evaluate_quadratic)
     batch_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from lopt import rng
 from lopt.data import Text, load_text, split_ranges
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes
+from lopt.lanes import kernel, lane, lanes
 from lopt.ops.embedding import embedding_bwd, embedding_fwd, windows_fwd
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.pooling_time import POOLINGS, pool_bwd, pool_fwd
@@ -24,7 +24,7 @@ from lopt.ops.recurrent import (
     core_scratch,
 )
 from lopt.ops.token_loss import readout
-from lopt.task import EVALUATE_SIG, register_task
+from lopt.task import register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import checked_text
 from lopt.tasks.recurrent_core import window_reference, window_reference_bwd
@@ -102,11 +102,6 @@ def rnn_text_evaluate(params, grad, data, rows, stream, split, step, work, with_
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def rnn_text_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return rnn_text_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @functools.cache
 def source(k: int) -> Text:
     """Text number k of the generated ones: 200,000 words 1..8184, by a Markov chain of its own.
@@ -181,7 +176,6 @@ class RnnText(TextTask):
     pooling: str = "last"
 
     core = staticmethod(rnn_text_evaluate)
-    entry = rnn_text_entry
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:

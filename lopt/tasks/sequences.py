@@ -14,7 +14,7 @@ import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.recurrent import (
@@ -28,7 +28,7 @@ from lopt.ops.recurrent import (
 )
 from lopt.ops.token_loss import readout, readout_work
 from lopt.rng import uniforms_into
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 from lopt.tasks.checks import check_integer
 from lopt.tasks.initialisers import draw
 from lopt.tasks.recurrent_core import Core, window_reference, window_reference_bwd
@@ -143,11 +143,6 @@ def sequence_evaluate(params, grad, data, rows, stream, split, step, work, with_
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def sequence_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return sequence_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "synthetic_sequence",
     model="mean over scored positions of the cross-entropy of W h_t + b on one-hot inputs",
@@ -182,7 +177,6 @@ class Sequence(Task):
     batch_size: int = 128
 
     core = staticmethod(sequence_evaluate)
-    entry = sequence_entry
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

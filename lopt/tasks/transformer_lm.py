@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.data import load_text
-from lopt.lanes import entry_point, kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
 from lopt.ops.embedding import embedding_bwd, embedding_fwd
 from lopt.ops.encoder import (
@@ -26,7 +26,7 @@ from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.token_loss import readout, readout_work
 from lopt.ops.tokens import positions_bwd, positions_fwd
 from lopt.ops.transformer import parts_work
-from lopt.task import EVALUATE_SIG, Task, TaskData, register_task
+from lopt.task import Task, TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.checks import check_batch_size, check_flag, check_integer, checked_text
 from lopt.tasks.text_windows import TEXT_DATA, check_vocabulary
@@ -113,11 +113,6 @@ def transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work,
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def transformer_lm_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "transformer_lm",
     model=(
@@ -174,7 +169,6 @@ class TransformerLm(Task):
     stands_for: str = ""
 
     core = staticmethod(transformer_lm_evaluate)
-    entry = transformer_lm_entry
 
     def __post_init__(self) -> None:
         checked_text("text", self.text)

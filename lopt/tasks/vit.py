@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lopt.lanes import entry_point, kernel
+from lopt.lanes import kernel
 from lopt.layout import Layout
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
 from lopt.ops.encoder import (
@@ -33,7 +33,7 @@ from lopt.ops.tokens import (
     prepend_fwd,
 )
 from lopt.ops.transformer import parts_work
-from lopt.task import EVALUATE_SIG, TaskData, register_task
+from lopt.task import TaskData, register_task
 from lopt.tasks import samplers
 from lopt.tasks.images import IMAGE_DATA, ImageTask
 from lopt.tasks.transformer_options import (
@@ -120,11 +120,6 @@ def vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     return loss
 
 
-@entry_point(EVALUATE_SIG)
-def vit_entry(params, grad, data, rows, stream, split, step, work, with_grad):
-    return vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
-
-
 @register_task(
     "vit",
     model=(
@@ -176,7 +171,6 @@ class Vit(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(vit_evaluate)
-    entry = vit_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()
