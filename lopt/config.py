@@ -100,6 +100,7 @@ class EsConfig(Section, kw_only=True):
     resample: int = 0  # gpes: inner steps after which a pair is perturbed anew; 0: per episode
     difference: str = "normalised"  # normalised | sign (per task) | raw
     diverged: str = "drop"  # drop the pair of a diverged particle | clip its loss at the ceiling
+    noise_table: int = 0  # numbers of a table that all perturbations are slices of; 0: each made anew
 
     def __post_init__(self) -> None:
         _one_of("es.estimator", self.estimator, ESTIMATORS)
@@ -109,6 +110,7 @@ class EsConfig(Section, kw_only=True):
         _positive("es.sigma", self.sigma)
         _at_least("es.truncation", self.truncation, 1)
         self._check_resample()
+        _at_least("es.noise_table", self.noise_table, 0)
         if isinstance(self.horizon, int):
             msgspec.structs.force_setattr(self, "horizon", (self.horizon, self.horizon))
         low, high = self.horizon

@@ -15,6 +15,7 @@ from helpers.es_problems import (
     settings,
     z_of,
 )
+from helpers.node_ranks import NodeRank
 
 from lopt import rng
 from lopt.comm import SerialComm
@@ -83,18 +84,6 @@ def test_any_number_of_ranks_has_the_same_bits(runs, alone, name, ranks):
         np.testing.assert_array_equal(alone[name]["losses"][first:], found["losses"])
 
 
-class NodeRank(SerialComm):
-    """One of several ranks of a node that share memory, run one after the other."""
-
-    def __init__(self, rank: int, size: int, memory: np.ndarray) -> None:
-        super().__init__()
-        self.node_rank, self.node_size, self.memory = rank, size, memory
-
-    def shared_array(self, n, dtype=np.float32):
-        assert self.memory.shape == (n,) and self.memory.dtype == dtype
-        return self.memory
-
-
 @pytest.mark.parametrize("n", [1, 3, 4, 4097, 10_001])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_node_shared_sum_equals_the_plain_one_to_the_bit(n, size):
@@ -116,8 +105,8 @@ def test_node_shared_sum_equals_the_plain_one_to_the_bit(n, size):
 
 def test_perturbed_is_symmetric():
     theta = np.linspace(-3, 3, 11, dtype=np.float32)
-    plus, minus = perturbed(theta, 0.25, rng.stream(1, 2, 3))
     z = z_of(1, 2, 3, 11)
+    plus, minus = perturbed(theta, 0.25, z)
     assert plus.dtype == np.float32
     np.testing.assert_array_equal(plus, theta + np.float32(0.25) * z)
     np.testing.assert_array_equal(minus, theta - np.float32(0.25) * z)

@@ -20,6 +20,7 @@ LAYERS = {
     "es": 5, "meta_task": 5,
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "verify": 7, "bench": 7, "task_times": 7, "search_files": 7,
+    "bench_noise": 7,
     "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
@@ -33,6 +34,8 @@ SIDEWAYS = {
     ("lanes", "kernel_cache"),
     ("augment", "task"),
     ("task_times", "bench"),
+    ("bench", "bench_noise"),
+    ("bench_noise", "bench"),
     ("tasks", "data"),
     ("optimizer", "task"),
     ("errors", "errors"),

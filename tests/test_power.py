@@ -41,7 +41,7 @@ LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
-GPES = "test_gpes.py::test_"
+GPES, NOISE_TABLE = "test_gpes.py::test_", "test_noise_table.py::test_"
 
 STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
 TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
@@ -193,6 +193,11 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("first episodes not cut", "es/windowed.py",
      "self._cut(horizon, outer_step, i) if first else horizon", "horizon",
      ES + "first_episodes_are_cut_at_whole_windows_evenly"),
+    ("all slices of a noise table begin at one place", "es/noise.py",
+     "0, count, streams[i]", "0, count, streams[0]", NOISE_TABLE + "places_are_even_and_follow_the_address"),
+    ("blocks of a slice all alike", "es/noise.py",
+     "at = places[i] + start + first", "at = places[i] + start",
+     NOISE_TABLE + "sums_on_a_node_are_those_of_the_rows_to_the_bit[1-5000]"),
     ("sign of the antithetic pair", "es/perturbation.py",
      "return theta + shift, theta - shift", "return theta - shift, theta + shift",
      PARTS + "perturbed_is_symmetric"),

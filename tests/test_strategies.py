@@ -209,6 +209,7 @@ def test_any_number_of_ranks_has_the_same_bits(tmp_path, alone):
         ("importance", {"reach": -1.0}, "reach"),
         ("guided", {"alpha": 0.0}, "alpha"),
         ("low_rank", {"rank": 0}, "rank"),
+        ("noise_table", {"numbers": 0}, "numbers"),
         ("low_rank", {"shapes": ((3, 0),)}, "shapes"),
         ("annealed", {"final_sigma": 0.0}, "final_sigma"),
         ("annealed", {"schedule": "cosin"}, "cosine"),
@@ -229,6 +230,7 @@ def test_refuses_settings(name, options, says):
     [
         ("sobol", {}, 21_202, "at most 21201"),
         ("cma", {}, 10_001, "see sep_cma"),
+        ("noise_table", {"numbers": 6}, 7, "6 for 7 coordinates"),
         ("surrogate", {"model": "quadratic", "pairs": 6}, 7, "at least 7"),
         ("low_rank", {"shapes": ((2, 3),)}, 7, "hold 6 coordinates, theta has 7"),
     ],

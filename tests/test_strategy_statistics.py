@@ -54,6 +54,7 @@ VARIANCES = [
     ("guided", {}, (D + 1) / P),
     ("annealed", {"final_sigma": 0.1}, (D + 1) / P),
     ("low_rank", {}, (D + 1) / P),
+    ("noise_table", {}, (D + 1) / P),
     ("low_rank", {"shapes": ((2, 3),)}, (6 + 1 + 12 / 1) / P),
     ("low_rank", {"shapes": ((2, 3),), "rank": 2}, (6 + 1 + 12 / 2) / P),
 ]
@@ -92,6 +93,7 @@ def test_a_wrong_variance_is_seen():
         ("control_variate", {}),
         ("low_rank", {"shapes": ((2, 3),)}),
         ("annealed", {}),
+        ("noise_table", {}),
     ],
 )
 def test_unbiased_for_a_quadratic(name, options):
@@ -109,7 +111,7 @@ def test_even_terms_cancel_in_pairs_only():
     assert off_variance(single, AT, (D + 1) / (2 * P - 1) * (AT @ AT)) > WRONG
 
 
-@pytest.mark.parametrize("name", ["antithetic", "sobol", "control_variate", "one_point"])
+@pytest.mark.parametrize("name", ["antithetic", "sobol", "control_variate", "one_point", "noise_table"])
 def test_smoothing_of_a_sine(name):
     """f_sigma of sin(a x) is sin(a x) exp(-a^2 sigma^2 / 2)."""
     a, sigma, x = 1.7, 0.5, 0.3

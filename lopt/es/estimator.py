@@ -12,12 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from lopt import rng
 from lopt.comm import Comm
 from lopt.errors import ConfigError, UsageError, unknown
 from lopt.es.facts import Facts
+from lopt.es.noise import Counter, Noise, Table, shared_table
 from lopt.es.pairs import Members, exchange, refuse_many_lost
-from lopt.es.perturbation import NodeSum, streams, sum_normals
+from lopt.es.perturbation import NodeSum, perturbed, streams
 from lopt.es.problem import UnrolledProblem
 from lopt.es.shaping import Shaping, ShapingState
 
@@ -50,13 +50,15 @@ class Estimator(abc.ABC):
 
     Args:
         cfg: attributes pairs, sigma, truncation, difference ("raw", "normalised", "clipped",
-            "sign") and diverged ("drop", "clip"), as `lopt.config.EsConfig` has them.
+            "sign"), diverged ("drop", "clip") and noise_table (numbers of a table that all
+            perturbations are slices of, 0: none), as `lopt.config.EsConfig` has them.
         problem: the objective.
         comm: the ranks that share the work; every method is collective.
         seed: first word of all addresses, 0 <= seed < 2**32.
 
     Raises:
         ConfigError: a setting out of range.
+        UsageError: the noise table is shorter than theta.
     """
 
     name: ClassVar[str]
@@ -69,6 +71,9 @@ class Estimator(abc.ABC):
         self.shaping = Shaping(cfg.difference)
         self._clip_diverged = cfg.diverged == "clip"
         self._sum = NodeSum(comm, problem.n_theta)
+        self._noise: Noise = Counter()
+        if cfg.noise_table:
+            self._noise = Table(shared_table(cfg.noise_table, comm), problem.n_theta)
 
     @abc.abstractmethod
     def init(self, theta: np.ndarray) -> Any:
@@ -130,9 +135,13 @@ class Estimator(abc.ABC):
     def _sum_normals(self, outer: int | np.ndarray, coefs: np.ndarray) -> np.ndarray:
         """sum_i coefs[i] z_i of the perturbations drawn at `outer`: one outer step, or (P,)."""
         table = streams(self.seed, outer, self.pairs)
-        return self._sum.rebuild(
-            lambda out, start: sum_normals(out, start, coefs, table, rng.PERTURB)
-        )
+        return self._sum.rebuild(lambda out, start: self._noise.add(out, start, coefs, table))
+
+    def _perturbed(self, theta: np.ndarray, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """theta of both members of the pair with that address."""
+        z = np.empty(theta.size, np.float32)
+        self._noise.fill(z, stream)
+        return perturbed(theta, self.sigma, z)
 
 
 @dataclasses.dataclass

@@ -33,7 +33,7 @@ from lopt.errors import ConfigError, unknown
 from lopt.es.estimator import Estimate, Estimator
 from lopt.es.facts import Facts
 from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members, dearest_first
-from lopt.es.perturbation import perturbed, sum_rows
+from lopt.es.perturbation import sum_rows
 from lopt.es.problem import Particle, UnrolledProblem
 from lopt.es.shaping import ShapingState
 from lopt.es.windowed import Job, Unrolled, Windowed
@@ -84,7 +84,7 @@ class Full(Estimator):
         self, members: Members, theta: np.ndarray, episode: int, pair: int, steps: int
     ) -> list[float]:
         losses = []
-        for th in perturbed(theta, self.sigma, rng.stream(self.seed, episode, pair)):
+        for th in self._perturbed(theta, rng.stream(self.seed, episode, pair)):
             start = members.start(th, episode, pair)
             losses.append(members.run(th, start, episode, pair, 0, steps)[0])
         return losses
@@ -100,10 +100,9 @@ class Full(Estimator):
 
 
 def _go_on(
-    job: Job, theta: np.ndarray, sigma: float, before: list[Particle] | None
+    job: Job, thetas: tuple[np.ndarray, np.ndarray], before: list[Particle] | None
 ) -> tuple[list[float], list[Particle | None]]:
     """Both members go on from where they stand, or start: NRES and PES."""
-    thetas = perturbed(theta, sigma, job.stream)
     starts = before or [job.start(th) for th in thetas]
     done = [job.run(th, start) for th, start in zip(thetas, starts, strict=True)]
     return [loss for loss, _ in done], [particle for _, particle in done]
@@ -127,7 +126,7 @@ class Nres(Windowed):
     def _window(
         self, job: Job, theta: np.ndarray, before: list[Particle] | None
     ) -> tuple[list[float], list[Particle | None]]:
-        return _go_on(job, theta, self.sigma, before)
+        return _go_on(job, self._perturbed(theta, job.stream), before)
 
 
 class Gpes(Windowed):
@@ -175,7 +174,7 @@ class Gpes(Windowed):
     def _window(
         self, job: Job, theta: np.ndarray, before: list[Particle] | None
     ) -> tuple[list[float], list[Particle | None]]:
-        return _go_on(job, theta, self.sigma, before)
+        return _go_on(job, self._perturbed(theta, job.stream), before)
 
     def _gradient(self, coefs: np.ndarray, state: Unrolled, outer_step: int) -> np.ndarray:
         state.xi[state.t == 0] = 0
@@ -185,8 +184,8 @@ class Gpes(Windowed):
 
     def _accumulate(self, xi: np.ndarray, outer_step: int, pair: int) -> None:
         """xi += this rank's slice of z."""
-        address = rng.stream(self.seed, outer_step, pair)
-        rng.add_normals(xi, np.float32(1), self._sum.lo, address, rng.PERTURB, 0)
+        address = rng.stream(self.seed, outer_step, pair)[None]
+        self._noise.add(xi, self._sum.lo, np.ones(1, np.float32), address)
 
     def load_state(self, arrays: Mapping[str, np.ndarray], theta: np.ndarray) -> Unrolled:
         """As the others; xi is made again by the additions that made it, hence bit for bit."""
@@ -238,7 +237,7 @@ class Truncated(Windowed):
     ) -> tuple[list[float], list[Particle | None]]:
         mean = before[0] if before else job.start(theta)
         losses = []
-        for th in perturbed(theta, self.sigma, job.stream):
+        for th in self._perturbed(theta, job.stream):
             copy = None if mean is None else {key: array.copy() for key, array in mean.items()}
             losses.append(job.run(th, copy)[0])
         loss, mean = job.run(theta, mean)

@@ -22,9 +22,9 @@ from lopt.lanes import kernel
 BLOCK = 4096  # elements summed over all pairs before the next ones: 16 KiB fit the first cache
 
 
-def perturbed(theta: np.ndarray, sigma: float, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """theta + sigma z and theta - sigma z, each (D,) float32; z is made once."""
-    shift = np.float32(sigma) * rng.normals(theta.size, stream, rng.PERTURB)
+def perturbed(theta: np.ndarray, sigma: float, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """theta + sigma z and theta - sigma z, each (D,) float32."""
+    shift = np.float32(sigma) * z
     return theta + shift, theta - shift
 
 

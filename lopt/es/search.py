@@ -107,6 +107,7 @@ class Search:
         self.coords, self.box, self.strat = coords, box, strat
         self.noisy, self.team = noisy, team
         self._node = team.node_sum(coords.n)
+        strat.prepare(coords.n, team.comm)
         self._since = time.perf_counter()
         self._sent_before = team.comm.sent["scalars"]
 

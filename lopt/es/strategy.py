@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lopt.comm import Comm
 from lopt.errors import UsageError
 from lopt.es.facts import Facts
 from lopt.es.perturbation import NodeSum
@@ -43,6 +44,9 @@ class Strategy(abc.ABC):
 
     name: ClassVar[str]
     facts: ClassVar[Facts]
+
+    def prepare(self, n: int, comm: Comm) -> None:  # noqa: B027, most have nothing to prepare
+        """What all states in n coordinates share in memory; collective, before a search begins or goes on."""
 
     @abc.abstractmethod
     def init(self, n: int, seed: int) -> StrategyState:

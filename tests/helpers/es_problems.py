@@ -27,7 +27,7 @@ def settings(**changes: object) -> SimpleNamespace:
     """Estimator settings with the names of `lopt.config.EsConfig`."""
     defaults = {
         "estimator": "full", "pairs": 4, "sigma": 0.1, "truncation": 1, "resample": 0,
-        "difference": "raw", "diverged": "drop",
+        "difference": "raw", "diverged": "drop", "noise_table": 0,
     }  # fmt: skip
     return SimpleNamespace(**{**defaults, **changes})
 

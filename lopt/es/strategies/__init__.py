@@ -6,6 +6,7 @@ from lopt.es.strategies.control_variate import ControlVariate
 from lopt.es.strategies.guided import Guided
 from lopt.es.strategies.importance import Importance
 from lopt.es.strategies.low_rank import LowRank
+from lopt.es.strategies.noise_table import NoiseTable
 from lopt.es.strategies.one_sided import Forward, OnePoint
 from lopt.es.strategies.orthogonal import Orthogonal
 from lopt.es.strategies.pgpe import Pgpe
@@ -23,6 +24,7 @@ __all__ = [
     "Guided",
     "Importance",
     "LowRank",
+    "NoiseTable",
     "OnePoint",
     "Orthogonal",
     "Pgpe",
