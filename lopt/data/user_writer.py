@@ -104,6 +104,7 @@ class Writer:
                 self._temporary.unlink()
             return
         with _writing(self._path, self._temporary), self._file:
+            self._digest_rows()
             self._seal()
             os.fsync(self._file.fileno())
         with _writing(self._path, self._temporary):
@@ -114,7 +115,7 @@ class Writer:
             finally:
                 os.close(folder)
 
-    def _seal(self) -> None:
+    def _digest_rows(self) -> None:
         for block, lo in enumerate(range(0, self._rows, self._step)):
             self._file.seek(self._start + lo * self._row_bytes)
             length = min(self._step, self._rows - lo) * self._row_bytes
@@ -122,6 +123,8 @@ class Writer:
                 read_exactly(self._file, length, shown(self._temporary))
             ).digest()
             self._write(self._digest + 32 * block, memoryview(digest))
+
+    def _seal(self) -> None:
         size = self._file.seek(0, os.SEEK_END)
         header = Header("", size, self._start, self._rows * self._row_bytes)
         header = header._replace(sha256=seal_of(self._file, header))
