@@ -91,6 +91,7 @@ class MetaProblem:
         self._scales = [initial_scale(runner) for runner in self._runners]
         self._cumulative = np.cumsum(np.asarray(weights, float) / np.sum(weights))
         self._horizon, self._truncation, self._clip = horizon, truncation, clip
+        self._costs = [t.operations / 2 + opt.state_size(t.layout) for t in tasks]
         self.tasks = tuple(tasks)
 
     def group(self, episode: int, pair: int) -> int:
@@ -109,8 +110,7 @@ class MetaProblem:
 
     def cost(self, episode: int, pair: int) -> float:
         """Predicted cost of one inner step, in multiply-adds of the task and elements of the optimizer's state."""
-        task = self.tasks[self.group(episode, pair)]
-        return task.operations / 2 + self.opt.state_size(task.layout)
+        return self._costs[self.group(episode, pair)]
 
     def start(self, theta: np.ndarray, episode: int, pair: int) -> dict[str, np.ndarray]:
         """Particle at the task's initial parameters."""
