@@ -1,18 +1,17 @@
 """Many ranks: the same bits on any ranks and nodes, work shared within a node, bytes counted, pieces handed out well."""
 
-import heapq
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.mpi import launch
 from helpers.scale_runs import PAIRS, D, ends
+from helpers.virtual_ranks import Clocks
 
 from lopt import rng
 from lopt.comm import SerialComm
 from lopt.es import ESTIMATORS, STRATEGIES
-from lopt.es.pairs import HandOut, dearest_first, share_out
+from lopt.es.pairs import dearest_first, share_out
 
 ROOT = Path(__file__).parent.parent
 PATHS = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
@@ -66,44 +65,6 @@ def test_the_ranks_of_a_node_make_every_number_once():
 
 
 # Hand-out
-
-
-class OneOf(SerialComm):
-    """One of several ranks that share a counter, played one after the other."""
-
-    def __init__(self, size: int, counter: list[int]) -> None:
-        super().__init__()
-        self.size, self._shared = size, counter
-
-    def work_counter(self) -> "OneOf":
-        return self
-
-    def next(self) -> int:
-        self._shared[0] += 1
-        return self._shared[0] - 1
-
-
-class Clocks:
-    """The hand-out of estimators and searches on ranks with clocks of their own, which only work moves."""
-
-    def __init__(self, ranks: int) -> None:
-        counter = [0]
-        self.handouts = [HandOut(OneOf(ranks, counter)) for _ in range(ranks)]
-
-    def round(self, costs: Sequence[float], order: Sequence[int]) -> tuple[float, list[int]]:
-        """Time at which the last rank is done, and the pieces in the order they were given out."""
-        given: list[int] = []
-        asking = [(0.0, r, h.take(order)) for r, h in enumerate(self.handouts)]
-        last = 0.0
-        while asking:
-            now, r, pieces = heapq.heappop(asking)
-            i = next(pieces, None)
-            if i is None:
-                last = max(last, now)
-            else:
-                given.append(i)
-                heapq.heappush(asking, (now + costs[i], r, pieces))
-        return last, given
 
 
 def mix(n: int, seed: int) -> np.ndarray:
