@@ -1,6 +1,7 @@
 """Strategies run step by step, for tests; as a program: a search with each of them on several ranks."""
 
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,10 @@ SEARCHES = {  # name of a search: strategy and settings
     "guided, 3": ("guided", {"subspace": 3, "shaping": "ranks"}),
     "control_variate, few": ("control_variate", {"pairs": 3}),
     "snes, 20": ("snes", {"population": 20}),
+    "pycma, diagonal": ("pycma", {"options": {"CMA_diagonal": True}}),
 }
+if importlib.util.find_spec("cma") is None:
+    SEARCHES = {key: kind for key, kind in SEARCHES.items() if kind[0] != "pycma"}
 
 
 def node(n: int) -> NodeSum:

@@ -10,6 +10,7 @@ from lopt.es.strategies.noise_table import NoiseTable
 from lopt.es.strategies.one_sided import Forward, OnePoint
 from lopt.es.strategies.orthogonal import Orthogonal
 from lopt.es.strategies.pgpe import Pgpe
+from lopt.es.strategies.pycma import Pycma
 from lopt.es.strategies.reuse import Reuse
 from lopt.es.strategies.second_order import SecondOrder
 from lopt.es.strategies.snes import Snes
@@ -28,6 +29,7 @@ __all__ = [
     "OnePoint",
     "Orthogonal",
     "Pgpe",
+    "Pycma",
     "Reuse",
     "SecondOrder",
     "SepCma",
