@@ -24,6 +24,13 @@ BYTES_PER_PAIR = 16
 HAND_OUTS = ("dynamic", "owners", "in turn")
 
 
+class Pairs(NamedTuple):
+    """What the rollouts of each pair of a step take, both members: seconds, and predicted in any unit; (P,) float64."""
+
+    seconds: np.ndarray
+    predicted: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Costs:
     """Seconds on a core of its own.
@@ -45,11 +52,11 @@ class Costs:
     theta: float
     surprise: float = 0.0
 
-    def drawn(self, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """True and predicted costs of the pairs of a step, (P,) each."""
+    def drawn(self, n: int, seed: int = 0) -> Pairs:
+        """n pairs from the samples."""
         chance = np.random.default_rng(seed)
-        true = self.pair[chance.integers(self.pair.size, size=pairs)]
-        return true, true * np.exp(self.surprise * chance.normal(size=pairs))
+        seconds = self.pair[chance.integers(self.pair.size, size=n)]
+        return Pairs(seconds, seconds * np.exp(self.surprise * chance.normal(size=n)))
 
 
 class Link(NamedTuple):
@@ -121,17 +128,10 @@ def allreduce(n: int, ranks: int, machine: Machine) -> float:
     return 2 * inside * machine.node.seconds(n) + min(doubling, halving)
 
 
-def makespan(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    ranks: int,
-    hand_out: str,
-    number: float = 0.0,
-) -> float:
+def makespan(pairs: Pairs, ranks: int, hand_out: str, number: float = 0.0) -> float:
     """Seconds until the last rank has no pair left.
 
     Args:
-        true, predicted: costs of the pairs, (P,).
         hand_out: "dynamic" (`lopt.es.pairs.HandOut`, dearest first by prediction), "owners"
             (`lopt.es.pairs.share_out` by prediction, a new episode each) or "in turn" (pair i on rank i mod
             ranks).
@@ -141,14 +141,15 @@ def makespan(
         UsageError: unknown hand-out.
     """
     if hand_out == "dynamic":
-        return _dynamic(true[dearest_first(predicted.tolist())], ranks, number)
+        order = dearest_first(pairs.predicted.tolist())
+        return _dynamic(pairs.seconds[order].tolist(), ranks, number)
     if hand_out == "owners":
-        owners = share_out(predicted.tolist(), [0.0] * ranks)
+        owners = share_out(pairs.predicted.tolist(), [0.0] * ranks)
     elif hand_out == "in turn":
-        owners = np.arange(true.size) % ranks
+        owners = np.arange(pairs.seconds.size) % ranks
     else:
         raise UsageError(unknown("hand_out", hand_out, HAND_OUTS))
-    return float(np.bincount(owners, true, ranks).max())
+    return float(np.bincount(owners, pairs.seconds, ranks).max())
 
 
 def _dynamic(costs: Sequence[float], ranks: int, number: float) -> float:
@@ -179,20 +180,19 @@ class Step(NamedTuple):
 
 
 def outer_step(
-    costs: Costs, machine: Machine, ranks: int, pairs: int, hand_out: str = "dynamic", seed: int = 0
+    costs: Costs, machine: Machine, ranks: int, pairs: Pairs, hand_out: str = "dynamic"
 ) -> Step:
-    """One outer step of P pairs on some ranks."""
-    slower = machine.slowdown(ranks)
-    true, predicted = costs.drawn(pairs, seed)
-    number = machine.number if ranks > 1 else 0.0
-    last = makespan(slower * true, predicted, ranks, hand_out, number)
-    mean = slower * float(true.sum()) / ranks
+    """One outer step of these pairs on some ranks."""
+    slower, p = machine.slowdown(ranks), pairs.seconds.size
+    slowed = pairs._replace(seconds=slower * pairs.seconds)
+    last = makespan(slowed, ranks, hand_out, machine.number if ranks > 1 else 0.0)
+    mean = float(slowed.seconds.sum()) / ranks
     return Step(
         rollout=mean,
         waiting=last - mean,
-        book=slower * (costs.step + pairs * costs.book),
-        exchange=allreduce(BYTES_PER_PAIR * pairs, ranks, machine) if ranks > 1 else 0.0,
-        rebuild=slower * pairs * costs.n_theta * costs.noise / _sharers(machine, ranks),
+        book=slower * (costs.step + p * costs.book),
+        exchange=allreduce(BYTES_PER_PAIR * p, ranks, machine),
+        rebuild=slower * p * costs.n_theta * costs.noise / _sharers(machine, ranks),
         theta=slower * costs.n_theta * costs.theta,
     )
 
@@ -204,11 +204,11 @@ def _sharers(machine: Machine, ranks: int) -> int:
 
 
 def efficiency(
-    costs: Costs, machine: Machine, ranks: int, pairs: int, hand_out: str = "dynamic", seed: int = 0
+    costs: Costs, machine: Machine, ranks: int, pairs: Pairs, hand_out: str = "dynamic"
 ) -> float:
     """Time of one rank on the same pairs, over the ranks' times together."""
-    alone = outer_step(costs, machine, 1, pairs, hand_out, seed).total
-    return alone / (ranks * outer_step(costs, machine, ranks, pairs, hand_out, seed).total)
+    alone = outer_step(costs, machine, 1, pairs, hand_out).total
+    return alone / (ranks * outer_step(costs, machine, ranks, pairs, hand_out).total)
 
 
 # Failures: every node fails independently, at a constant rate, also while it saves or restarts.

@@ -12,6 +12,7 @@ from lopt.cluster_model import (
     Costs,
     Link,
     Machine,
+    Pairs,
     allreduce,
     best_interval,
     daly_interval,
@@ -66,25 +67,27 @@ def test_allreduce_within_a_node_goes_up_and_down_a_tree():
 @pytest.mark.parametrize(("pairs", "ranks"), [(1, 1), (7, 3), (12, 4), (3, 8)])
 def test_equal_pairs_take_whole_rounds(hand_out, pairs, ranks):
     same = np.full(pairs, 0.25)
-    assert makespan(same, same, ranks, hand_out) == 0.25 * math.ceil(pairs / ranks)
+    assert makespan(Pairs(same, same), ranks, hand_out) == 0.25 * math.ceil(pairs / ranks)
     expected = 1 / (ranks * math.ceil(pairs / ranks) / pairs)
-    assert efficiency(costs(), NODES_OF_4, ranks, pairs, hand_out) == pytest.approx(expected)
+    found = efficiency(costs(), NODES_OF_4, ranks, costs().drawn(pairs), hand_out)
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 7, 40])
 def test_dynamic_is_the_hand_out_of_estimators_and_searches(ranks):
     chance = np.random.default_rng(ranks)
-    true, predicted = np.exp(2 * chance.normal(size=(2, 30)))
-    last, _ = Clocks(ranks).round(true.tolist(), dearest_first(predicted.tolist()))
-    assert makespan(true, predicted, ranks, "dynamic") == last
+    pairs = Pairs(*np.exp(2 * chance.normal(size=(2, 30))))
+    last, _ = Clocks(ranks).round(pairs.seconds, dearest_first(pairs.predicted.tolist()))
+    assert makespan(pairs, ranks, "dynamic") == last
 
 
 def test_the_counter_serves_one_rank_at_a_time():
     """Work without cost: P numbers, and one too large for each rank."""
-    assert makespan(np.zeros(9), np.zeros(9), 5, "dynamic", 0.5) == (9 + 5) * 0.5
-    assert makespan(np.zeros(9), np.zeros(9), 5, "owners", 0.5) == 0
-    # Two ranks, one second of work: the second waits for the first to be served.
-    assert makespan(np.ones(2), np.ones(2), 2, "dynamic", 0.1) == pytest.approx(1.3)
+    nothing, seconds = Pairs(np.zeros(9), np.zeros(9)), Pairs(np.ones(2), np.ones(2))
+    assert makespan(nothing, 5, "dynamic", 0.5) == (9 + 5) * 0.5
+    assert makespan(nothing, 5, "owners", 0.5) == 0
+    # The second rank begins after 0.2 s, and has to ask once more.
+    assert makespan(seconds, 2, "dynamic", 0.1) == pytest.approx(1.3)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -96,15 +99,13 @@ def test_the_slowest_of_exponential_times_is_a_harmonic_number(scale):
     k = np.arange(1, ranks + 1)
     error = math.sqrt((1 / k**2).sum() / steps)
     for hand_out in HAND_OUTS:
-        found = [
-            makespan(*exponential.drawn(ranks, seed), ranks, hand_out) for seed in range(steps)
-        ]
+        found = [makespan(exponential.drawn(ranks, seed), ranks, hand_out) for seed in range(steps)]
         assert abs(np.mean(found) / scale - (1 / k).sum()) < 5 * error
 
 
 def test_unknown_hand_out():
     with pytest.raises(UsageError, match="did you mean 'dynamic'"):
-        makespan(np.ones(3), np.ones(3), 2, "dynamics")
+        makespan(costs().drawn(3), 2, "dynamics")
 
 
 # A whole step
@@ -114,7 +115,7 @@ def test_a_step_is_the_sum_of_its_parts():
     """10 pairs on 9 ranks, nodes of 4 ranks and 2 cores, the last node has one rank."""
     machine = Machine(4, 2, FREE, Link(1e-3, 0.0), number=0.0, crowded=1.2)
     c = costs(book=0.01, step=0.5, noise=1e-4, theta=1e-5)
-    step = outer_step(c, machine, 9, 10, "in turn")
+    step = outer_step(c, machine, 9, c.drawn(10), "in turn")
     slower = 1.2 * 4 / 2
     assert step.rollout == pytest.approx(slower * 10 / 9)
     assert step.rollout + step.waiting == pytest.approx(slower * 2)
@@ -128,7 +129,8 @@ def test_a_step_is_the_sum_of_its_parts():
 def test_ranks_of_a_node_share_the_rebuilding():
     c = costs(noise=1e-6)
     found = {
-        m: outer_step(c, Machine(m, m, FREE, FREE, 0.0), 64, 64).rebuild for m in (1, 8, 64, 128)
+        m: outer_step(c, Machine(m, m, FREE, FREE, 0.0), 64, c.drawn(64)).rebuild
+        for m in (1, 8, 64, 128)
     }
     assert found == pytest.approx({1: 0.064, 8: 0.008, 64: 0.001, 128: 0.001})
 
