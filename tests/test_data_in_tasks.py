@@ -114,19 +114,27 @@ def test_every_family_trains_on_a_file_in_memory_or_not(family, images, never_in
     assert exact_again == exact
 
 
+def text_option(family: str, text: str) -> str:
+    """A text, or two of them where texts are classes."""
+    return f"{text}+{text}" if family == "rnn_text_classification" else text
+
+
+@pytest.mark.parametrize("family", takes("text"))
+def test_embeddings_are_as_large_as_the_vocabulary(family, text):
+    option = text_option(family, text)
+    for options, size in (({}, WORDS), ({"vocab": 256}, 256)):
+        t = task(family, text=option, **options)
+        assert dict(t.layout)["embed"][0] == t.vocabulary == size
+
+
 @pytest.mark.parametrize("family", takes("text"))
 def test_every_family_trains_on_a_text_of_any_vocabulary(family, text):
-    name = f"{text}+{text}" if family == "rnn_text_classification" else text
-    t = task(family, text=name)
-    shapes = dict(t.layout)
-    assert shapes["embed"][0] == t.vocabulary == WORDS
+    t = task(family, text=text_option(family, text))
     loss, grad = evaluated(t)
     exact, _ = t.reference(t.init(STREAM).astype(np.float64), rows_of(t), STREAM, TRAIN, 3)
     assert loss == pytest.approx(exact, rel=1e-4)
     touched = np.abs(t.layout.views(grad)["embed"]).max(axis=1) > 0
-    assert touched[256:].any()  # tokens that would be folded into 256 have rows of their own
-    narrow = task(family, text=name, vocab=256)
-    assert dict(narrow.layout)["embed"][0] == 256
+    assert touched[256:].any()  # tokens beyond a byte have rows of their own
 
 
 def test_a_learned_optimizer_trains_on_a_file(images):
@@ -208,6 +216,10 @@ def test_bytes_that_fill_no_whole_float(folder, never_in_memory):
     odd = data.load(name)
     assert (odd.rows, odd.features, odd.floats.size) == (23, 7, 41)
     np.testing.assert_array_equal(odd.take(np.arange(23)), expected)
+    some = data.load(f"{name}?rows=2")
+    for (lo, hi), (first, _) in zip(some.splits, odd.splits, strict=True):
+        assert hi - lo == 2
+        np.testing.assert_array_equal(some.take(np.arange(lo, hi)), expected[first : first + 2])
     with pytest.raises(DataError, match=r"odd.h5 is not in memory as float32; take\(rows\)"):
         odd.x  # noqa: B018
 

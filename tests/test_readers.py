@@ -660,7 +660,7 @@ def test_an_r_data_base_is_read(tmp_path):
     lines = ["It is a truth", "", "née"]
     texts = struct.pack(">II", 16, 3) + b"".join(map(element, lines))
     other = struct.pack(">II", 13, 1) + struct.pack(">i", 7)
-    found = optional._character_vectors(stored(texts) + stored(other) + stored(texts))
+    found = optional._texts(stored(texts) + stored(other) + stored(texts))
     assert found == ["It is a truth\n\nnée"] * 2
 
 

@@ -379,3 +379,6 @@ def test_the_page_describes_the_layout_and_every_option():
             assert f"`{option}`" in described
     for name in (*data.optional.DATASETS, *data.optional.TEXTS):
         assert f"`{name}`" in page
+    assert f"one block of rows ({base.BLOCK_BYTES >> 20} MiB)" in page
+    assert f"up to {user_file.IN_MEMORY_BYTES >> 20} MiB of float32" in page
+    assert f"as int32: at most {user_file.MAX_TEXT_BYTES >> 30} GiB" in page

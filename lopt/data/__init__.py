@@ -1,5 +1,6 @@
 """Data sets: embedded ones and generators, as arrays with four splits."""
 
+from lopt.data import optional_tables  # noqa: F401 - registers them
 from lopt.data.datasets import (
     DATASETS,
     TEXTS,

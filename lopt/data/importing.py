@@ -86,9 +86,9 @@ def _version() -> str:
 def _import_rows(
     source: Rows, out: Path, origin: dict[str, Any], classes: int, relabel: bool, show: bool
 ) -> tuple[str, ...]:
-    codes, names = _classes(source, classes, relabel)
+    codes, names = class_codes(source, classes, relabel)
     position, splits = row_order(source)
-    scaling = _Scaling(source, origin["scale"])
+    scaling = Scaling(source, origin["scale"])
     scaling.fit(position < splits[0][1])
     shape = (source.rows, *source.shape)
     _check_disk(out, int(np.prod(shape)) * np.dtype(scaling.stored).itemsize)
@@ -149,8 +149,10 @@ def _ranges(n: int, place: str) -> tuple[tuple[int, int], ...]:
         raise DataError(f"{place}: {error}") from error
 
 
-def _classes(source: Rows, classes: int, relabel: bool) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as 0..n-1, and the names of the classes."""
+def class_codes(
+    source: Rows, classes: int = 0, relabel: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as (rows,) int32 0..n-1, and the names of the classes; options and refusals as of `import_data`."""
     labels = source.labels
     if labels.dtype.kind in "UO":
         if classes:
@@ -183,7 +185,7 @@ def _classes(source: Rows, classes: int, relabel: bool) -> tuple[np.ndarray, tup
     return codes.astype(np.int32), names
 
 
-class _Scaling:
+class Scaling:
     """How the values of a source get into [0, 1]."""
 
     def __init__(self, source: Rows, scale: str) -> None:

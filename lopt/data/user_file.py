@@ -3,7 +3,7 @@
 The first 512 bytes (an HDF5 user block) are one line of JSON.  The rows of the data set lie in one contiguous piece
 behind it and are digested block by block (SHA-256, kept in /digest); everything else in the file, /digest included, is
 sealed by one SHA-256 in the first line.  So a file of any size is opened and checked in a moment, before the HDF5
-library sees it, and rows are checked when they are read.  FIELDS is the whole layout.
+library sees it, and rows are checked when they are put into memory.  FIELDS is the whole layout.
 """
 
 import dataclasses
