@@ -36,6 +36,7 @@ class Breakage(NamedTuple):
 
 # Beginnings of names of tests.
 RNG, OPS, DATA, CONFIG = (f"test_{f}.py::test_" for f in ("rng", "ops", "data", "config"))
+OWN, TABLES = "test_data_in_tasks.py::test_", "test_tables.py::test_"
 TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::test_"
 LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
@@ -108,6 +109,16 @@ BREAKAGES = [Breakage(*entry) for entry in (
      'np.argsort(words, kind="stable")', "np.arange(rows)", DATA + "permutation_never_changes"),
     ("labels not permuted with their rows", "data/datasets.py",
      "y[order].astype(np.int32)", "y.astype(np.int32)", DATA + "labels_belong_to_their_rows"),
+    ("bytes scaled otherwise than on the host", "ops/dense.py",
+     "np.float32(value) / np.float32(255.0)", "np.float32(value) / np.float32(256.0)",
+     OWN + "every_family_trains_on_a_file_in_memory_or_not[logistic]"),
+    ("some mapped rows taken for the first ones", "data/user_file.py",
+     "splits=ranges, in_bytes", "splits=splits, in_bytes", OWN + "bytes_that_fill_no_whole_float"),
+    ("embedding as large as that of bytes", "tasks/text_windows.py",
+     "return self.vocab or self.source.vocabulary", "return self.vocab or 256",
+     OWN + "embeddings_are_as_large_as_the_vocabulary[word_rnn_language_model]"),
+    ("classes of R counted from 0", "data/r_objects.py",
+     "[found.values - 1]", "[found.values % 2]", TABLES + "a_data_frame_is_read[bytes-2]"),
 
     # Optimizers
     ("adam without bias correction", "arch/adam.py",
