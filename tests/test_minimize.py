@@ -616,7 +616,7 @@ def test_as_a_method_of_scipy() -> None:
     assert found.x.tobytes() == same.x.tobytes() and found.success
     assert seen == list(range(1, 61))
     points: list[np.ndarray] = []
-    call(sphere, np.ones(2), options={"maxfev": 90}, callback=points.append)
+    call(sphere, np.ones(2), options={"maxfev": 90, "pairs": 32}, callback=points.append)
     assert [p.shape for p in points] == [(2,)]
     with pytest.warns(RuntimeWarning, match="uses no derivatives"):
         call(sphere, np.ones(2), jac=lambda x: x, options={"maxiter": 1})
@@ -682,3 +682,30 @@ def test_a_full_disk_or_a_recorder_of_ones_own(tmp_path: Path) -> None:
     found = quick(sphere, np.ones(3), steps=9, out=memory)
     assert len(memory.rows) == 9 and memory.states == ["running", "finished", "finished"]
     assert found.x.tobytes() == quick(sphere, np.ones(3), steps=9).x.tobytes()
+
+
+# The strategy where none is named
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "name"),
+    [
+        (1, {}, "cma"),
+        (99, {"sigma": 0.5}, "cma"),
+        (100, {"population": 8}, "sep_cma"),
+        (3, {"pairs": 8}, "antithetic"),
+        (100, {"pairs": 8, "sigma": 0.1}, "antithetic"),
+        (3, {"noisy": True}, "antithetic"),
+        (3, {"keyed": True}, "antithetic"),
+    ],
+)
+def test_usual_strategy(n, options, name, tmp_path):
+    """What is searched with where no name is given."""
+    f = (lambda x, key: sphere(x)) if "keyed" in options else sphere
+    minimize(f, np.ones(n), steps=1, out=tmp_path, **options)
+    assert store.SearchReader(tmp_path / "search.h5").settings["strategy"] == name
+
+
+def test_a_setting_of_no_strategy_is_refused():
+    with pytest.raises(UsageError, match="pairs"):
+        minimize(sphere, np.ones(3), pair=8)

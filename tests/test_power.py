@@ -41,6 +41,7 @@ TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::tes
 LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
+STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
 GPES, NOISE_TABLE = "test_gpes.py::test_", "test_noise_table.py::test_"
 
@@ -209,6 +210,13 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("blocks of a slice all alike", "es/noise.py",
      "at = places[i] + start + first", "at = places[i] + start",
      NOISE_TABLE + "sums_on_a_node_are_those_of_the_rows_to_the_bit[1-5000]"),
+    ("bad points of CMA-ES count at their own length", "es/strategies/cma.py",
+     "w * z.shape[1] / np.sum(z**2, axis=1)", "w", STRATEGIES + "first_step_of_cma[False-0]"),
+    ("negative weights of CMA-ES take the largest bound", "es/strategies/cma.py",
+     "(min(bounds) / -worse", "(max(bounds) / -worse", STRATEGIES + "negative_weights_of_cma"),
+    ("a noisy search by the order of losses", "es/minimize.py",
+     "if noisy or not set(options)", "if not set(options)",
+     MINIMIZE + "usual_strategy[3-options5-antithetic]"),
     ("sign of the antithetic pair", "es/perturbation.py",
      "return theta + shift, theta - shift", "return theta - shift, theta + shift",
      PARTS + "perturbed_is_symmetric"),

@@ -2,7 +2,8 @@
 
 A black box, alone or under mpirun:
 
-    res = lopt.es.minimize(f, x0, pairs=32, sigma=0.1, steps=300)
+    res = lopt.es.minimize(f, x0, max_evaluations=10_000)
+    res = lopt.es.minimize(f, x0, pairs=32, sigma=0.1, steps=300)  # antithetic ES
     res = scipy.optimize.minimize(f, x0, method=lopt.es.scipy_method, options={"steps": 300})
 
 Or step by step, with a strategy by name: `strategy(name, ...)`, see `lopt.es.strategy`.

@@ -212,7 +212,8 @@ class Antithetic(GradientStrategy):
         "grad f_sigma, any f",
         "(D + 1) |g|^2 / P, curvature adds nothing; evaluation noise tau^2 adds D tau^2 / (2 P sigma^2)",
         "2 P evaluations",
-        "first choice; with ranks losses of any scale, with raw a gradient that can be trusted",
+        "losses are noisy, or a policy's, or D is large: with ranks losses of any scale, with raw a gradient that "
+        "can be trusted; a smooth loss without noise is for cma and sep_cma",
     )
 
     def gradient(self, state: GradientState, losses: np.ndarray, node: NodeSum) -> np.ndarray:

@@ -56,7 +56,7 @@ class Limits:
 class Progress:
     """What a search knows between two steps, beside the strategy's state.
 
-    best_theta   (D,) float32 and best_loss: the lowest loss seen
+    best_theta   (D,) in the dtype of the strategy's points, and best_loss: the lowest loss seen
     start_loss   f(x0)
     evaluations  points evaluated, repeated tries of a lost one not counted
     lost         (3,) int64, points lost so far, see `REASONS`
@@ -192,16 +192,18 @@ class Search:
         return step + 1 if self.box.keyed else START_KEY
 
     def _point(self, i: int) -> np.ndarray:
-        theta = np.empty(self.coords.n, np.float32)
+        return self.coords.x(self._theta(i))
+
+    def _theta(self, i: int) -> np.ndarray:
+        """Point i of the next step, in the strategy's coordinates."""
+        theta = np.empty_like(self.state.theta)
         self.strat.point(self.state, i, theta)
-        return self.coords.x(theta)
+        return theta
 
     def _track_best(self, values: np.ndarray) -> float:
         i = int(np.nanargmin(values))
         if values[i] < self.progress.best_loss:
-            theta = np.empty(self.coords.n, np.float32)
-            self.strat.point(self.state, i, theta)
-            self.progress.best_theta, self.progress.best_loss = theta, float(values[i])
+            self.progress.best_theta, self.progress.best_loss = self._theta(i), float(values[i])
         return float(values[i])
 
     def _clock(self) -> None:

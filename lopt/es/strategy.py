@@ -4,7 +4,7 @@ A step of any strategy: `n_points` points, each a pure function of the state and
 any of them; losses of all points meet in one exchange; `tell` turns them into the next state, the same bits on every
 rank.  Nothing of size P x D is kept.
 
-Strategies move theta, (D,) float32, in coordinates of their own in which 0 is the start and 1 is a sensible distance;
+Strategies move theta in coordinates of their own in which 0 is the start and 1 is a sensible distance;
 `lopt.es.minimize` maps theta to the user's x in float64 (x0 + scale * theta, bounds, integers), so that single
 precision is relative to the distance from the start.
 """
@@ -25,7 +25,8 @@ from lopt.registry import build
 class StrategyState(Protocol):
     """Known of every strategy's state.
 
-    theta  (D,) float32, where the strategy stands: its answer if it stops now
+    theta  (D,) float32, or float64 if sigma may shrink below what float32 tells apart; where the
+           strategy stands: its answer if it stops now
     seed   first word of all addresses, 0 <= seed < 2**32
     step   steps done; second word of the addresses of the next one
     """
@@ -58,7 +59,7 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def point(self, state: StrategyState, i: int, out: np.ndarray) -> None:
-        """Write point i of the next step into out, (D,) float32; same bits whoever asks, in any order."""
+        """Write point i of the next step into out, (D,) of theta's dtype; same bits whoever asks, in any order."""
 
     @abc.abstractmethod
     def tell(self, state: StrategyState, losses: np.ndarray, node: NodeSum) -> StrategyState:

@@ -38,8 +38,8 @@ def node(n: int) -> NodeSum:
 
 
 def points(strat: Strategy, state) -> np.ndarray:
-    """All points of the next step, (n_points, D) float32."""
-    out = np.empty((strat.n_points(state), state.theta.size), np.float32)
+    """All points of the next step, (n_points, D) of theta's dtype."""
+    out = np.empty((strat.n_points(state), state.theta.size), state.theta.dtype)
     for i, row in enumerate(out):
         strat.point(state, i, row)
     return out

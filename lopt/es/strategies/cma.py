@@ -1,7 +1,9 @@
 """CMA-ES and sep-CMA-ES, as baselines (Hansen 2016, "The CMA evolution strategy: a tutorial", figure 6).
 
-Default constants, positive weights only.  The mean is kept in float64; points are float32, so near
-an optimum at distance 1 from the start coordinates resolve 6e-8.
+Default constants.  The worse half of the points counts with negative weights in C, and not in the
+mean ("active" CMA).  What keeps C positive: the full matrix scales a bad y_k to the length of a
+typical one, as in the source; of the diagonal no variance falls below `LEAST` of itself in a step
+(deviation: the lengths of all points would cost as much as all else).
 """
 
 import dataclasses
@@ -26,12 +28,19 @@ from lopt.lanes import pin_blas_threads
 
 MAX_DIMENSIONS = 10_000  # of full CMA-ES: 800 MB a matrix
 CHUNK = 256  # steps whose outer products are added at once
+LEAST = 0.5  # part of a variance of sep-CMA-ES that is left after a step
 
 
 class Constants(NamedTuple):
-    """Constants of a population in n coordinates; weights (mu,) best first, their sum is 1."""
+    """Constants of a population in n coordinates.
+
+    weights    (mu,) of the better half, best first, their sum is 1
+    negative   (lambda - mu,) of the worse half, in C alone
+    effective  mu_eff
+    """
 
     weights: np.ndarray
+    negative: np.ndarray
     effective: float
     c_sigma: float
     damping: float
@@ -44,8 +53,9 @@ class Constants(NamedTuple):
 def constants(n: int, population: int, separable: bool) -> Constants:
     """Hansen's defaults; separable: learning rates of the diagonal times (n + 2) / 3 (Ros & Hansen 2008)."""
     mu = population // 2
-    raw = math.log((population + 1) / 2) - np.log(np.arange(1, mu + 1))
-    weights = raw / raw.sum()
+    raw = math.log((population + 1) / 2) - np.log(np.arange(1, population + 1))
+    worse = np.minimum(raw[mu:], 0)
+    weights = raw[:mu] / raw[:mu].sum()
     effective = 1 / float(np.sum(weights**2))
     c_sigma = (effective + 2) / (n + effective + 5)
     damping = 1 + 2 * max(0.0, math.sqrt((effective - 1) / (n + 1)) - 1) + c_sigma
@@ -56,7 +66,11 @@ def constants(n: int, population: int, separable: bool) -> Constants:
     c_1 = min(1.0, faster * c_1)
     c_mu = min(1 - c_1, faster * c_mu)
     norm = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-    return Constants(weights, effective, c_sigma, damping, c_c, c_1, c_mu, norm)
+    bounds = [1 + c_1 / c_mu, 1 + 2 * worse.sum() ** 2 / np.sum(worse**2) / (effective + 2)]
+    if not separable:
+        bounds.append((1 - c_1 - c_mu) / (n * c_mu))
+    negative = worse * (min(bounds) / -worse.sum())
+    return Constants(weights, negative, effective, c_sigma, damping, c_c, c_1, c_mu, norm)
 
 
 class _Step(NamedTuple):
@@ -68,8 +82,10 @@ class _Step(NamedTuple):
     keep: float  # weight of the old C
 
 
-def _paths(c: Constants, state: DistributionState, whitened: np.ndarray, move: np.ndarray) -> _Step:
-    """whitened: C^(-1/2) (mean' - mean) / sigma; move: (mean' - mean) / sigma."""
+def _paths(
+    c: Constants, state: DistributionState, whitened: np.ndarray, move: np.ndarray, total: float
+) -> _Step:
+    """whitened: C^(-1/2) (mean' - mean) / sigma; move: (mean' - mean) / sigma; total: of C's weights."""
     old, n = state.memory, whitened.size
     path_sigma = (1 - c.c_sigma) * old["path_sigma"]
     path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.effective) * whitened
@@ -77,7 +93,7 @@ def _paths(c: Constants, state: DistributionState, whitened: np.ndarray, move: n
     started = math.sqrt(1 - (1 - c.c_sigma) ** (2 * (state.step + 1)))
     stalled = length / started / c.norm >= 1.4 + 2 / (n + 1)  # sigma is about to grow a lot
     path_c = (1 - c.c_c) * old["path_c"]
-    keep = 1 - c.c_1 - c.c_mu
+    keep = 1 - c.c_1 - c.c_mu * total
     if stalled:
         keep += c.c_1 * c.c_c * (2 - c.c_c)
     else:
@@ -101,11 +117,12 @@ class _Cma(Distribution):
 
     def _constants(
         self, state: DistributionState, order: np.ndarray
-    ) -> tuple[Constants, np.ndarray]:
-        """Constants, and weights by rank: of the kept points only, their sum is 1 again."""
+    ) -> tuple[Constants, np.ndarray, np.ndarray]:
+        """Constants, and weights by rank in the mean and in C: of the kept points, the former's sum is 1 again."""
         c = constants(state.theta.size, self.n_points(state), self.separable)
         weights = c.weights[: order.size]
-        return c, weights / weights.sum()
+        weights = weights / weights.sum()
+        return c, weights, np.concatenate([weights, c.negative])[: order.size]
 
 
 @register_strategy("cma")
@@ -125,7 +142,8 @@ class Cma(_Cma):
         "nothing of f: it sees the order of losses only",
         "has none; the same run for any increasing function of f",
         "lambda evaluations, 4 + 3 ln D by default; 2 D^2 floats and D^2 .. D^3 operations on each rank",
-        "D is at most some hundred, f is ill-conditioned, evaluations are dearer than D^2 operations",
+        "f is smooth, has no noise, may be ill-conditioned, and D is at most some hundred; evaluations are dearer than "
+        "D^2 operations",
     )
 
     def init(self, n: int, seed: int) -> DistributionState:
@@ -150,23 +168,22 @@ class Cma(_Cma):
         """mean + sigma C^(1/2) z, C^(1/2) = basis x scales."""
         pin_blas_threads()  # with more threads products round differently
         m = state.memory
-        out[:] = m["mean"] + m["sigma"] * (m["basis"] @ (m["scales"] * normals_of(state, i)))
+        out[:] = state.theta + m["sigma"] * (m["basis"] @ (m["scales"] * normals_of(state, i)))
 
     def next_memory(
         self, state: DistributionState, order: np.ndarray, node: NodeSum
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Distribution.next_memory`."""
         pin_blas_threads()
-        m, (c, weights) = state.memory, self._constants(state, order)
+        m, (c, weights, signed) = state.memory, self._constants(state, order)
         z = weighted_sum(state, by_number(order, weights), node)
         move = m["basis"] @ (m["scales"] * z)
-        step = _paths(c, state, m["basis"] @ z, move)
+        step = _paths(c, state, m["basis"] @ z, move, signed.sum())
         covariance = step.keep * m["covariance"]
         covariance += c.c_1 * np.outer(step.path_c, step.path_c)
-        covariance += c.c_mu * self._spread(state, order[: weights.size], weights, node)
+        covariance += c.c_mu * self._spread(state, order, signed, node)
         memory = {
             **m,
-            "mean": m["mean"] + m["sigma"] * move,
             "sigma": step.sigma,
             "path_sigma": step.path_sigma,
             "path_c": step.path_c,
@@ -175,18 +192,18 @@ class Cma(_Cma):
         age = state.step + 1 - float(m["decomposed"][0])
         if age * 10 * z.size * (c.c_1 + c.c_mu) >= 1:
             memory |= _decomposed(covariance, state.step + 1)
-        return memory
+        return state.theta + m["sigma"] * move, memory
 
     def _spread(
         self, state: DistributionState, order: np.ndarray, weights: np.ndarray, node: NodeSum
     ) -> np.ndarray:
-        """sum_k weights[k] y_k y_k^T, (D, D)."""
+        """sum_k weights[k] y_k y_k^T, (D, D); y_k of a negative weight as long as a typical one."""
         m, table = state.memory, streams(state.seed, state.step, int(order.max()) + 1)
         total = np.zeros_like(m["covariance"])
         for lo in range(0, order.size, CHUNK):
             z = node.normals(table[order[lo : lo + CHUNK]], 0, state.theta.size).astype(np.float64)
-            y = (z * m["scales"]) @ m["basis"].T
-            total += (y.T * weights[lo : lo + CHUNK]) @ y
+            w, y = weights[lo : lo + CHUNK], (z * m["scales"]) @ m["basis"].T
+            total += (y.T * np.where(w < 0, w * z.shape[1] / np.sum(z**2, axis=1), w)) @ y
         return total
 
 
@@ -214,7 +231,8 @@ class SepCma(_Cma):
         "nothing of f: it sees the order of losses only",
         "has none; the same run for any increasing function of f",
         "lambda evaluations, 4 + 3 ln D by default; 4 D floats of memory",
-        "coordinates differ in scale and hardly interact: faster than cma there, at any D; not if f is rotated",
+        "f is smooth and has no noise, coordinates differ in scale and hardly interact: faster than cma there, at any D; "
+        "not if f is rotated",
     )
 
     def first_memory(self, n: int) -> dict[str, np.ndarray]:
@@ -224,23 +242,23 @@ class SepCma(_Cma):
     def point(self, state: DistributionState, i: int, out: np.ndarray) -> None:
         """mean + sigma sqrt(variance_j) z_j."""
         m = state.memory
-        out[:] = m["mean"] + m["sigma"] * np.sqrt(m["variance"]) * normals_of(state, i)
+        out[:] = state.theta + m["sigma"] * np.sqrt(m["variance"]) * normals_of(state, i)
 
     def next_memory(
         self, state: DistributionState, order: np.ndarray, node: NodeSum
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Distribution.next_memory`."""
-        m, (c, weights) = state.memory, self._constants(state, order)
-        spread = by_number(order, weights)
-        z = weighted_sum(state, spread, node)
-        second = 1 + squares(state.seed, state.step, spread, node).astype(np.float64)
-        move = np.sqrt(m["variance"]) * z
-        step = _paths(c, state, z, move)
-        variance = (step.keep + c.c_mu * second) * m["variance"] + c.c_1 * step.path_c**2
-        return {
-            "mean": m["mean"] + m["sigma"] * move,
+        m, (c, weights, signed) = state.memory, self._constants(state, order)
+        z = weighted_sum(state, by_number(order, weights), node)
+        move, total = np.sqrt(m["variance"]) * z, signed.sum()
+        step = _paths(c, state, z, move, total)
+        second = total + squares(state.seed, state.step, by_number(order, signed), node)
+        factor = np.maximum(step.keep + c.c_mu * second.astype(np.float64), LEAST)
+        variance = factor * m["variance"] + c.c_1 * step.path_c**2
+        memory = {
             "sigma": step.sigma,
             "path_sigma": step.path_sigma,
             "path_c": step.path_c,
             "variance": variance,
         }
+        return state.theta + m["sigma"] * move, memory

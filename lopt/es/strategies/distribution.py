@@ -17,10 +17,11 @@ from lopt.es.strategy import Strategy
 class DistributionState:
     """State of such a strategy.
 
-    theta   (D,) float32, the mean
+    theta   (D,) float64, the mean: sigma shrinks with the distance to an optimum, far below what
+            float32 tells apart
     seed    first word of all addresses
     step    steps done
-    memory  float64 arrays, not to be changed in place; "mean" (D,) is one of them
+    memory  other float64 arrays, not to be changed in place
     """
 
     theta: np.ndarray
@@ -56,18 +57,17 @@ class Distribution(Strategy):
 
     @abc.abstractmethod
     def first_memory(self, n: int) -> dict[str, np.ndarray]:
-        """`DistributionState.memory` at the start, without the mean."""
+        """`DistributionState.memory` at the start."""
 
     @abc.abstractmethod
     def next_memory(
         self, state: DistributionState, order: np.ndarray, node: NodeSum
-    ) -> dict[str, np.ndarray]:
-        """The memory after a step; order: numbers of the kept points, best first, at least one."""
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Mean and memory after a step; order: numbers of the kept points, best first, at least one."""
 
     def init(self, n: int, seed: int) -> DistributionState:
         """See `Strategy.init`."""
-        memory = {"mean": np.zeros(n), **self.first_memory(n)}
-        return DistributionState(np.zeros(n, np.float32), seed, 0, memory)
+        return DistributionState(np.zeros(n), seed, 0, self.first_memory(n))
 
     def n_points(self, state: DistributionState) -> int:
         """lambda."""
@@ -78,21 +78,21 @@ class Distribution(Strategy):
     ) -> DistributionState:
         """See `Strategy.tell`; equal losses keep the order of their numbers."""
         order = np.argsort(losses, kind="stable")[: int((~np.isnan(losses)).sum())]
-        memory = self.next_memory(state, order, node)
-        mean = memory["mean"].astype(np.float32)
+        mean, memory = self.next_memory(state, order, node)
         return DistributionState(mean, state.seed, state.step + 1, memory)
 
     def arrays(self, state: DistributionState) -> dict[str, np.ndarray]:
         """See `Strategy.arrays`."""
         counters = np.array([state.seed, state.step], np.int64)
-        return {"counters": counters, **{f"memory/{k}": v for k, v in state.memory.items()}}
+        memory = {f"memory/{k}": v for k, v in state.memory.items()}
+        return {"counters": counters, "theta": state.theta, **memory}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> DistributionState:
         """Inverse of `arrays`."""
         seed, step = (int(x) for x in arrays["counters"])
         head = "memory/"
         memory = {k[len(head) :]: v.copy() for k, v in arrays.items() if k.startswith(head)}
-        return DistributionState(memory["mean"].astype(np.float32), seed, step, memory)
+        return DistributionState(arrays["theta"].copy(), seed, step, memory)
 
 
 def normals_of(state: DistributionState, i: int) -> np.ndarray:

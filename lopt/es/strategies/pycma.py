@@ -1,6 +1,6 @@
 """The reference implementation of CMA-ES (package `cma`, Hansen, Akimoto & Baudis 2019) as a strategy, by ask and tell.
 
-For what it has and `cma` of lopt has not: active updates, restricted covariances, its many options.
+For what it has and `cma` of lopt has not: restricted covariances, other step sizes, its many options.
 The package's object changes in place and is no array; so the state remembers what it was told, and
 whoever needs the object at an earlier step, or in another process, makes it again by telling it all
 of that once more.
@@ -52,8 +52,8 @@ class _Replica:
 
     @property
     def mean(self) -> np.ndarray:
-        """(D,) float32."""
-        return np.asarray(self._es.mean, np.float32)
+        """(D,) float64."""
+        return np.array(self._es.mean, np.float64)
 
 
 class _Normals:
@@ -72,7 +72,7 @@ class _Normals:
 class PycmaState:
     """State after `step` steps.
 
-    theta    (D,) float32, the mean
+    theta    (D,) float64, the mean
     seed     of the package's normals
     step     steps done
     points   (lambda, D) float64, of the next step
@@ -110,7 +110,7 @@ class Pycma(Strategy):
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     facts: ClassVar[Facts] = Facts(
-        "as cma, and the weights of the worse half are negative",
+        "as cma",
         "nothing of f: it sees the order of losses only; a lost point counts as the median",
         "has none; the same run for any increasing function of f",
         "package cma; lambda evaluations, 4 + 3 ln D by default; 2 D^2 floats and D^2 .. D^3 operations on each rank; "

@@ -60,16 +60,15 @@ class Snes(Distribution):
 
     def point(self, state: DistributionState, i: int, out: np.ndarray) -> None:
         """mean + sigma_j z_j."""
-        out[:] = state.memory["mean"] + state.memory["sigma"] * normals_of(state, i)
+        out[:] = state.theta + state.memory["sigma"] * normals_of(state, i)
 
     def next_memory(
         self, state: DistributionState, order: np.ndarray, node: NodeSum
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Distribution.next_memory`."""
-        mean, sigma = state.memory["mean"], state.memory["sigma"]
-        n = mean.size
+        sigma, n = state.memory["sigma"], state.theta.size
         weights = by_number(order, utilities(order.size))
         rate = self.sigma_rate or (3 + math.log(n)) / (5 * math.sqrt(n))
         spread = squares(state.seed, state.step, weights, node).astype(np.float64)
-        moved = mean + self.rate * sigma * weighted_sum(state, weights, node)
-        return {"mean": moved, "sigma": sigma * np.exp(rate / 2 * spread)}
+        moved = state.theta + self.rate * sigma * weighted_sum(state, weights, node)
+        return moved, {"sigma": sigma * np.exp(rate / 2 * spread)}
