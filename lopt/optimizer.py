@@ -46,6 +46,11 @@ def tensor_table(layout: Layout) -> np.ndarray:
     return np.array([len(layout), *rows], np.int64)
 
 
+def nonempty_table(layout: Layout) -> np.ndarray:
+    """`tensor_table` of the tensors that have elements: the mean over an empty one is not a number."""
+    return tensor_table(Layout((name, shape) for name, shape in layout if 0 not in shape))
+
+
 class State(NamedTuple):
     """State of an optimizer on the user's own parameters: flat arrays that can be saved and restored.
 

@@ -34,7 +34,7 @@ from lopt.arch.per_parameter import (
 from lopt.errors import OptimizerError, unknown
 from lopt.lanes import kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
-from lopt.optimizer import TABLE_COLUMNS, Optimizer, register_optimizer
+from lopt.optimizer import TABLE_COLUMNS, Optimizer, nonempty_table, register_optimizer
 
 
 @kernel
@@ -280,7 +280,7 @@ class Hierarchical(Optimizer):
             len(self.decays), int(self.past_weights), int(self.clip_normalised),
             int(self.learn_clip), int(self.valid_before_first == "reference"),
         ]  # fmt: skip
-        return np.concatenate([np.array(slots, np.int64), views.nonempty_table(layout)])
+        return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])
 
     def hyper(self) -> np.ndarray:
         head = (self.step_mult, self.mag_rate, self.clip_decay, self.clip_mult)

@@ -8,8 +8,6 @@ from lopt.arch import loss_statistics as stats
 from lopt.arch.features import CONSTANTS, TENSOR_FEATURES
 from lopt.arch.per_parameter import Network, Scratch, network, scratch_of, scratch_size
 from lopt.lanes import kernel
-from lopt.layout import Layout
-from lopt.optimizer import tensor_table
 
 # data.sizes: these slots, then the tensor table
 (
@@ -192,8 +190,3 @@ def work_elements(sizes: np.ndarray, n: int) -> int:
     per_tensor += 2 * hidden + features + 2 + sizes[TO_LSTM] + 1
     shared = 2 * features + lstm + sizes[BETWEEN]
     return int(sizes[TABLE] * per_tensor + shared + scratch_size(int(features), int(hidden), n))
-
-
-def nonempty_table(layout: Layout) -> np.ndarray:
-    """`tensor_table` of the tensors that have elements: the mean over an empty one is not a number."""
-    return tensor_table(Layout((name, shape) for name, shape in layout if 0 not in shape))

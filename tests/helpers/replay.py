@@ -3,12 +3,15 @@
 import math
 
 import numpy as np
-from helpers.reference_learned import REFERENCES
+from helpers.reference_anchored import Anchored
+from helpers.reference_learned import REFERENCES as LEARNED
 
 from lopt import rng
 from lopt.arch import hierarchical_views as views
 from lopt.layout import Layout
 from lopt.optimizer import OptData, Optimizer
+
+REFERENCES = {**LEARNED, "anchored": Anchored}
 
 
 def normals(size: int, key: int) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""The anchored optimizer: against its reference, at theta = 0 against Adam, and what has no scale."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers.replay import Replay, busy_theta, movement_error, normals
+
+import lopt
+from lopt.arch.anchored import Anchored
+from lopt.arch.per_parameter import BLOCK, KEPT
+from lopt.errors import OptimizerError
+from lopt.layout import Layout
+
+MIXED = Layout((("a", (6, 5)), ("s", ()), ("k", (2, 3, 4, 5)), ("one", (1,)), ("b", (7,))))
+BLOCKS = Layout((("w", (40, 30)), ("b", (30,))))
+MANY = Layout((("w", (70, 69)), ("cube", (3, 3, 3)), ("b", (33,))))
+LAYOUTS = {"mixed": MIXED, "blocks": BLOCKS, "many": MANY}
+OPTIONS = {
+    "linear": Anchored(),
+    "hidden": Anchored(hidden=8),
+    "lstm": Anchored(lstm_hidden=5),
+    "everything": Anchored(
+        hidden=4, lstm_hidden=3, valid_loss=True, weight_decay=0.1, total_steps=6
+    ),
+}
+FULL = OPTIONS["everything"]
+
+
+@pytest.mark.parametrize("shapes", LAYOUTS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_float64_kernel_agrees_with_the_reference(name: str, shapes: str) -> None:
+    assert movement_error(OPTIONS[name], LAYOUTS[shapes], np.float64) < 1e-9
+
+
+def test_the_shapes_reach_every_path() -> None:
+    assert max(BLOCKS.sizes) > BLOCK and BLOCKS.size <= KEPT < MANY.size
+
+
+@pytest.mark.parametrize("grad_scale", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("shapes", LAYOUTS)
+def test_float32_kernel_moves_as_the_reference_does(shapes: str, grad_scale: float) -> None:
+    assert movement_error(FULL, LAYOUTS[shapes], np.float32, grad_scale) < 2e-3
+
+
+def unit_rms_adam(params: dict, grads: list[dict], rate: float) -> dict:
+    """Parameters after Adam steps whose direction has RMS 1 in every tensor, `rate` times the initial RMS long."""
+    scale = {k: math.sqrt((p**2).mean()) for k, p in params.items()}
+    m, v = ({k: np.zeros(p.shape) for k, p in params.items()} for _ in range(2))
+    for t, g in enumerate(grads, 1):
+        for k in params:
+            m[k] = 0.9 * m[k] + 0.1 * g[k]
+            v[k] = 0.999 * v[k] + 0.001 * g[k] ** 2
+            adam = m[k] / (1 - 0.9**t) / np.sqrt(v[k] / (1 - 0.999**t))
+            params = {**params, k: params[k] - rate * scale[k] * adam / math.sqrt((adam**2).mean())}
+    return params
+
+
+@pytest.mark.parametrize("name", ["linear", "hidden", "lstm"])
+def test_at_theta_zero_it_is_adam_of_unit_rms(name: str) -> None:
+    opt = OPTIONS[name]
+    params = normals(BLOCKS.size, 3)
+    grads = [normals(BLOCKS.size, 20 + t) for t in range(6)]
+    run = Replay(opt, BLOCKS, np.zeros(opt.theta_layout.size), params)
+    for g in grads:
+        run.step(g)
+    expected = unit_rms_adam(
+        BLOCKS.views(params), [BLOCKS.views(g) for g in grads], float(np.float32(0.01))
+    )
+    assert run.params == pytest.approx(BLOCKS.flatten(expected, np.float64), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_initial_meta_parameters_move_as_zeros_do(name: str) -> None:
+    opt, params = OPTIONS[name], normals(MIXED.size, 4)
+    runs = [
+        Replay(opt, MIXED, theta, params)
+        for theta in (opt.init_theta(7), np.zeros(opt.theta_layout.size))
+    ]
+    moved = [run.step(normals(MIXED.size, 30)) for run in runs]
+    assert np.array_equal(moved[0], moved[1])
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**10])
+def test_a_gradient_has_no_unit(factor: float) -> None:
+    """The loss in another unit: the same steps."""
+    runs = [Replay(FULL, MIXED, busy_theta(FULL), normals(MIXED.size, 5)) for _ in range(2)]
+    for t in range(6):
+        g, loss = normals(MIXED.size, 40 + t), 2.0 / (1 + t)
+        runs[0].step(g, loss)
+        runs[1].step(factor * g, factor * loss)
+    moved = [run.params - normals(MIXED.size, 5) for run in runs]
+    assert moved[1] == pytest.approx(moved[0], rel=1e-5, abs=1e-9)
+
+
+def test_parameters_have_no_unit() -> None:
+    """w = 1000 u: gradients by 1/1000, the same relative steps."""
+    runs = [
+        Replay(FULL, BLOCKS, busy_theta(FULL), f * normals(BLOCKS.size, 6)) for f in (1.0, 1000.0)
+    ]
+    start = runs[0].params.copy()
+    for t in range(6):
+        g = normals(BLOCKS.size, 60 + t)
+        runs[0].step(g)
+        runs[1].step(g / 1000.0)
+    # without decoupled decay the step of scaled parameters is the scaled step; the decay term is small beside it
+    plain = [
+        Replay(OPTIONS["hidden"], BLOCKS, busy_theta(OPTIONS["hidden"]), f * start)
+        for f in (1.0, 1000.0)
+    ]
+    for t in range(6):
+        g = normals(BLOCKS.size, 60 + t)
+        plain[0].step(g)
+        plain[1].step(g / 1000.0)
+    assert plain[1].params / 1000.0 == pytest.approx(plain[0].params, rel=1e-6, abs=1e-9)
+    assert runs[1].params / 1000.0 != pytest.approx(
+        runs[0].params, rel=1e-6, abs=1e-9
+    )  # decay has a unit
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ([0, 0, 3, 3, 0, 0, 4, 4], [3, 3, 3, 4]),
+        ([0, 0, 0, 0, 0, 0, 0, 0], [0.1, 0.1, 0.1, 0.1]),
+        ([1, 7, 0, 0, 2, 2, 0, 0], [5, 5, 2, 2]),
+    ],
+)
+def test_tensors_of_zeros_step_with_the_scale_of_their_neighbour(params, expected) -> None:
+    layout = Layout((("a", (2,)), ("b", (2,)), ("c", (2,)), ("d", (2,))))
+    run = Replay(
+        OPTIONS["linear"],
+        layout,
+        np.zeros(OPTIONS["linear"].theta_layout.size),
+        np.array(params, float),
+    )
+    start = run.params.copy()
+    run.step(np.ones(8))
+    step = np.abs(run.params - start)[::2]
+    assert step == pytest.approx(0.01 * np.array(expected), rel=1e-6)
+
+
+def test_a_tensor_without_gradient_stays() -> None:
+    layout = Layout((("a", (3,)), ("b", (3,))))
+    opt = OPTIONS["linear"]
+    run = Replay(opt, layout, np.zeros(opt.theta_layout.size), np.ones(6))
+    moved = run.step(np.array([0.0, 0.0, 0.0, 1.0, 2.0, 3.0]))
+    assert np.array_equal(moved[:3], np.ones(3)) and (moved[3:] < 1).all()
+
+
+def test_cosine_ends_at_zero() -> None:
+    opt = Anchored(total_steps=3)
+    run = Replay(opt, MIXED, np.zeros(opt.theta_layout.size), normals(MIXED.size, 8))
+    for t in range(3):
+        before = run.params.copy()
+        after = run.step(normals(MIXED.size, 70 + t))
+        length = math.sqrt(((after - before)[:30] ** 2).mean()) / math.sqrt(
+            (normals(MIXED.size, 8)[:30] ** 2).mean()
+        )
+        assert length == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * t / 3)), rel=1e-5)
+    assert np.array_equal(run.params, run.step(normals(MIXED.size, 80)))
+
+
+def test_sizes_of_the_meta_parameters() -> None:
+    assert Anchored().theta_layout.size == 13 + 14
+    assert Anchored(hidden=8).theta_layout.size == 13 + 14 + 8 * (13 + 2)
+    assert Anchored(lstm_hidden=16).theta_layout.size == 13 + 14 + 16 + 4 * 16 * (14 + 16 + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": -1}, "hidden must be >= 0, got -1"),
+        ({"lstm_hidden": -2}, "lstm_hidden must be >= 0, got -2"),
+        ({"total_steps": -3}, "total_steps must be >= 0, got -3"),
+        ({"rate": 0.0}, "rate must be positive, got 0.0"),
+        ({"weight_decay": math.nan}, "weight_decay must be >= 0, got nan"),
+    ],
+)
+def test_refused_options(options: dict, message: str) -> None:
+    with pytest.raises(OptimizerError, match=message):
+        lopt.optimizer("anchored", **options)
