@@ -13,7 +13,7 @@ from lopt.lanes import PARTIALS, kernel, lane, lanes, sync
 M_DECAYS = (0.9, 0.99, 0.999)
 V_DECAYS = (0.999, 0.95)
 PLANES = len(M_DECAYS) + len(V_DECAYS)
-EPS = 1e-12  # beside sqrt(v): Adam's epsilon, far below any gradient that matters
+EPS = 1e-16  # beside sqrt(v): Adam's epsilon, far below any gradient that matters
 FLOOR = 0.01  # of the RMS of sqrt(v), added before it is inverted: a parameter without gradient stays finite
 # rows of the inputs
 G, CLIPPED, W, M, ROOT, NORMALISED, INVERSE, FAST_G, FAST_M, FEATURES = (

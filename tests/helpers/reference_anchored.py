@@ -61,7 +61,7 @@ class Anchored:
         """The thirteen inputs of every parameter, each of unit RMS, and the RMS of Adam's direction."""
         m, (v, u) = self.m[k], self.v[k]
         correct = math.sqrt(1 - 0.999 ** (self.t + 1))
-        root, fast = np.sqrt(v) + 1e-12 * correct, np.sqrt(u) + 1e-12 * correct
+        root, fast = np.sqrt(v) + 1e-16 * correct, np.sqrt(u) + 1e-16 * correct
         columns = [g, g / (abs(g) + rms(g)), w, *m, root, *(x / root for x in m)]
         columns += [1 / (root + 0.01 * math.sqrt(v.mean())), g / fast, m[0] / fast]
         self.adam = rms(m[0] / (1 - 0.9 ** (self.t + 1)) / (root / correct))
