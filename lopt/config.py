@@ -18,6 +18,7 @@ import tomli_w
 from lopt.errors import ConfigError, unknown
 
 ESTIMATORS = ("full", "truncated", "pes", "gpes", "nres")
+OBJECTIVES = ("loss", "log_loss")
 DIFFERENCES = ("normalised", "clipped", "sign", "raw")
 DIVERGED = ("drop", "clip")
 SCHEDULES = ("constant", "cosine")
@@ -100,7 +101,9 @@ class EsConfig(Section, kw_only=True):
     resample: int = 0  # gpes: inner steps after which a pair is perturbed anew; 0: per episode
     difference: str = "normalised"  # normalised | sign (per task) | raw
     diverged: str = "drop"  # drop the pair of a diverged particle | clip its loss at the ceiling
-    noise_table: int = 0  # numbers of a table that all perturbations are slices of; 0: each made anew
+    noise_table: int = (
+        0  # numbers of a table that all perturbations are slices of; 0: each made anew
+    )
 
     def __post_init__(self) -> None:
         _one_of("es.estimator", self.estimator, ESTIMATORS)
@@ -150,6 +153,7 @@ class InnerConfig(Section, kw_only=True):
     outer_every: int = 10  # inner steps between outer-validation losses
     outer_batches: int = 1  # batches averaged in each of them
     ceiling: float = 1e10  # largest recorded loss, in the task's unit
+    objective: str = "loss"  # what is averaged: the normalised loss | its logarithm, log_loss
     meta_loss_clip: tuple[float, float] = (-1.0, 2.0)  # of the normalised loss (1 = untrained)
 
     def __post_init__(self) -> None:
@@ -157,6 +161,7 @@ class InnerConfig(Section, kw_only=True):
         _at_least("inner.outer_every", self.outer_every, 1)
         _at_least("inner.outer_batches", self.outer_batches, 1)
         _positive("inner.ceiling", self.ceiling)
+        _one_of("inner.objective", self.objective, OBJECTIVES)
         low, high = self.meta_loss_clip
         fine = math.isfinite(low) and math.isfinite(high) and low < high
         _demand("inner.meta_loss_clip", [low, high], fine, "[lo, hi] with lo < hi")

@@ -20,6 +20,7 @@ from lopt.task import OUTER_VALID, Task
 SCALE_SEED = 2**32 - 1  # an address of its own, so that scales do not depend on the run's seed
 INITIAL_SEEDS = 4  # initialisations averaged to find a task's loss before training
 INITIAL_BATCHES = 8
+LOG_FLOOR = 1e-6  # normalised loss
 
 
 class Scale(NamedTuple):
@@ -28,9 +29,21 @@ class Scale(NamedTuple):
     low: float
     high: float
 
-    def normalise(self, loss: np.ndarray, clip: tuple[float, float]) -> np.ndarray:
-        """(loss - low) / (high - low), clipped; the paper's normalisation, the clip is ours (methods 1.1)."""
-        return np.clip((loss - self.low) / (self.high - self.low), *clip)
+    def normalise(self, loss: np.ndarray) -> np.ndarray:
+        """(loss - low) / (high - low), the paper's normalisation (methods 1.1)."""
+        return (loss - self.low) / (self.high - self.low)
+
+
+class Objective(NamedTuple):
+    """What of the normalised losses is averaged: themselves or their logarithms.  The clip and the floor are ours."""
+
+    log: bool
+    clip: tuple[float, float]
+
+    def of(self, normalised: np.ndarray) -> np.ndarray:
+        """The terms of the meta-loss; in a logarithm, whatever is below LOG_FLOOR counts as that."""
+        clipped = np.clip(normalised, *self.clip)
+        return np.log(np.maximum(clipped, LOG_FLOOR)) if self.log else clipped
 
 
 def initial_scale(runner: Runner) -> Scale:
@@ -61,7 +74,7 @@ class MetaProblem:
             `schedule.outer_every` where a window is longer than `low`): windows of equal length weigh the same, and
             ranks with equally many pairs finish together.
         truncation: K, inner steps of a window; losses of a window are summed and divided by K.
-        clip: range of the normalised loss.
+        objective: what of the normalised outer-validation losses a window averages.
         seed: first word of all addresses.
 
     Raises:
@@ -77,7 +90,7 @@ class MetaProblem:
         schedule: Schedule,
         horizon: tuple[int, int],
         truncation: int,
-        clip: tuple[float, float],
+        objective: Objective,
         seed: int,
         device: str = "cpu",
     ) -> None:
@@ -90,7 +103,7 @@ class MetaProblem:
         self._runners = [Runner(task, opt, schedule, device) for task in tasks]
         self._scales = [initial_scale(runner) for runner in self._runners]
         self._cumulative = np.cumsum(np.asarray(weights, float) / np.sum(weights))
-        self._horizon, self._truncation, self._clip = horizon, truncation, clip
+        self._horizon, self._truncation, self._objective = horizon, truncation, objective
         self._costs = [t.operations / 2 + opt.state_size(t.layout) for t in tasks]
         self.tasks = tuple(tasks)
 
@@ -120,13 +133,13 @@ class MetaProblem:
     def run(
         self, theta: np.ndarray, state: dict, episode: int, pair: int, t0: int, steps: int
     ) -> Window:
-        """Inner steps [t0, t0 + steps); the loss is the sum of normalised outer losses per step, divided by K."""
+        """Inner steps [t0, t0 + steps); the loss is the sum of the objective's terms per step, divided by K."""
         group = self.group(episode, pair)
         particle = Particle(state["params"], state["state"], state["status"], state["memory"], t0)
         runner = self._runners[group]
         _, outer = runner.advance(theta, particle, steps, rng.stream(self.seed, episode, pair))
-        normalised = self._scales[group].normalise(outer, self._clip)
-        loss = float(normalised.mean()) * steps / self._truncation
+        terms = self._objective.of(self._scales[group].normalise(outer))
+        loss = float(terms.mean()) * steps / self._truncation
         return Window(loss, _pack(particle), particle.diverged, steps)
 
 

@@ -23,7 +23,7 @@ from lopt import store
 from lopt.comm import Comm, SerialComm
 from lopt.errors import LostPairsError
 from lopt.es import Estimate, OuterOptimizer, make_estimator
-from lopt.meta import MetaProblem
+from lopt.meta import MetaProblem, Objective
 from lopt.optimizer import Optimizer, optimizer
 from lopt.progress import Progress
 from lopt.rollout import Schedule
@@ -89,7 +89,7 @@ def meta_problem(config: cfg.Config) -> MetaProblem:
     es, train_ = config.es, config.train
     return MetaProblem(
         tasks, weights, opt, schedule_of(config), es.horizon, es.truncation,
-        config.inner.meta_loss_clip, train_.seed, train_.device,
+        Objective(config.inner.objective == "log_loss", config.inner.meta_loss_clip), train_.seed, train_.device,
     )  # fmt: skip
 
 

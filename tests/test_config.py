@@ -157,6 +157,7 @@ def test_mistakes_are_named(overrides: list[str], message: str) -> None:
         ("inner.outer_every", ["0"], "1"),
         ("inner.outer_batches", ["0"], "1"),
         ("inner.ceiling", ["0", "inf"], "1"),
+        ("inner.objective", ['"log"'], '"log_loss"'),
         ("inner.meta_loss_clip", ["[1, 1]", "[2, 1]", "[nan, 1]", "[0, inf]"], "[0, 1]"),
         ("train.outer_steps", ["0"], "1"),
         ("train.minutes", ["-1", "inf", "nan"], "0"),

@@ -8,25 +8,36 @@ import pytest
 import lopt
 from lopt import rng
 from lopt.errors import ConfigError, TaskError
-from lopt.meta import MetaProblem, Scale, initial_scale
+from lopt.meta import MetaProblem, Objective, Scale, initial_scale
 from lopt.rollout import Runner, Schedule
 from lopt.task import OUTER_VALID
 
 SCHEDULE = Schedule(outer_every=2, outer_batches=1)
 QUADRATIC = lopt.task("quadratic", dims=3, condition=4.0)
-CLIP = (-1.0, 2.0)
+LOSS = Objective(False, (-1.0, 2.0))
 
 
 def problem(
-    tasks=(QUADRATIC,), weights=(1.0,), rate=0.1, horizon=(8, 8), truncation=4, schedule=SCHEDULE
+    tasks=(QUADRATIC,),
+    weights=(1.0,),
+    rate=0.1,
+    horizon=(8, 8),
+    truncation=4,
+    schedule=SCHEDULE,
+    objective=LOSS,
 ) -> MetaProblem:
     opt = lopt.optimizer("sgd", learning_rate=rate)
-    return MetaProblem(tasks, weights, opt, schedule, horizon, truncation, CLIP, seed=5)
+    return MetaProblem(tasks, weights, opt, schedule, horizon, truncation, objective, seed=5)
 
 
 def test_normalised_losses_are_1_before_training_and_0_at_the_lowest() -> None:
-    found = Scale(2.0, 6.0).normalise(np.array([6.0, 2.0, 4.0, 1e9, -1e9]), CLIP)
-    assert found.tolist() == [1.0, 0.0, 0.5, 2.0, -1.0]
+    normalised = Scale(2.0, 6.0).normalise(np.array([6.0, 2.0, 4.0, 1e9, -1e9]))
+    assert LOSS.of(normalised).tolist() == [1.0, 0.0, 0.5, 2.0, -1.0]
+
+
+def test_log_losses_count_orders_of_magnitude() -> None:
+    found = Objective(True, (-1.0, 2.0)).of(np.array([1.0, math.exp(-3.0), 0.0, -7.0, 1e9]))
+    assert found == pytest.approx([0.0, -3.0, math.log(1e-6), math.log(1e-6), math.log(2.0)])
 
 
 def test_the_scale_is_the_mean_loss_of_four_initialisations() -> None:
@@ -59,7 +70,7 @@ def test_windows_add_up_to_the_mean_over_the_episode_in_units_of_k(rate: float) 
     runner = Runner(QUADRATIC, meta.opt, SCHEDULE)
     outer = runner.advance(theta, runner.start(theta, stream), 12, stream)[1]
     scale = initial_scale(runner)
-    normalised = np.clip((outer - scale.low) / (scale.high - scale.low), *CLIP)
+    normalised = np.clip((outer - scale.low) / (scale.high - scale.low), *LOSS.clip)
     assert (normalised.max() == 2.0) == (rate > 1.0)
     for windows in ((12,), (4, 4, 4), (2, 6, 4), (10, 2)):
         state, t0, total = meta.start(theta, 3, 1), 0, 0.0
