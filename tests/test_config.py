@@ -29,6 +29,7 @@ horizon = 200
 truncation = 20
 difference = "sign"
 diverged = "clip"
+noise_table = 4096
 [outer]
 optimizer = "momentum"
 options = { learning_rate = 1e-3 }
@@ -42,6 +43,7 @@ valid_every = 0
 outer_every = 5
 outer_batches = 2
 ceiling = 1e3
+objective = "log_loss"
 meta_loss_clip = [-2, 3]
 [train]
 outer_steps = 7
@@ -61,12 +63,14 @@ def test_every_value_arrives() -> None:
     assert config.optimizer == cfg.OptimizerSpec(
         name="hierarchical", options={"past_weights": True}
     )
-    assert msgspec.structs.astuple(config.es) == ("pes", 4, 1.0, (200, 200), 20, "sign", "clip")
+    assert msgspec.structs.astuple(config.es) == (
+        "pes", 4, 1.0, (200, 200), 20, 0, "sign", "clip", 4096,
+    )  # fmt: skip
     assert isinstance(config.es.sigma, float)
     assert config.outer.options == {"learning_rate": 1e-3}
     outer = config.outer
     assert (outer.clip, outer.warmup, outer.schedule, outer.ema) == (0.5, 3, "cosine", 0.0)
-    assert msgspec.structs.astuple(config.inner) == (0, 5, 2, 1e3, (-2.0, 3.0))
+    assert msgspec.structs.astuple(config.inner) == (0, 5, 2, 1e3, "log_loss", (-2.0, 3.0))
     assert msgspec.structs.astuple(config.train) == (7, 0.5, 0.0, 2, 2**32 - 1, "cuda")
 
 
