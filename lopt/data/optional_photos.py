@@ -33,13 +33,8 @@ PHOTOS: Mapping[tuple[str, str], Mapping[str, str]] = {
 }
 INSTALL = 'pip install "lopt[photos]"'
 SIDE, CROPS = 32, 600  # pixels; crops of a photo
-STRIPS = (
-    0,
-    55,
-    70,
-    85,
-    100,
-)  # per cent of a photo's width: where the crops of each split come from
+# Per cent of a photo's width: where the strips of the four splits begin and end.
+STRIPS = (0, 55, 70, 85, 100)
 
 
 @functools.cache
@@ -76,8 +71,8 @@ def _cut(picture: np.ndarray, split: int, count: int, stream: np.ndarray) -> np.
     """Some crops from the strip of a split, (count, SIDE, SIDE, 3)."""
     height, width, _ = picture.shape
     left, right = (width * percent // 100 for percent in STRIPS[split : split + 2])
-    tops = rng.integers(count, 0, height - SIDE + 1, stream, rng.DATA, 2 * split)
-    lefts = rng.integers(count, left, right - SIDE + 1, stream, rng.DATA, 2 * split + 1)
+    tops = rng.integers(count, 0, height - SIDE + 1, stream, rng.DATA, 2 * split + 1)
+    lefts = rng.integers(count, left, right - SIDE + 1, stream, rng.DATA, 2 * split + 2)
     return np.stack([picture[t : t + SIDE, s : s + SIDE] for t, s in zip(tops, lefts, strict=True)])
 
 
