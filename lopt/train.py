@@ -20,6 +20,7 @@ import numpy as np
 
 from lopt import config as cfg
 from lopt import store
+from lopt.augment import AugmentedTask
 from lopt.comm import Comm, SerialComm
 from lopt.errors import LostPairsError
 from lopt.es import Estimate, OuterOptimizer, make_estimator
@@ -194,8 +195,9 @@ def prepare_kernels(config: cfg.Config) -> None:
     What is not on disk yet is compiled in a process of its own: a compiler takes 250 MiB and does not give them back.
     """
     tasks, _, opt = build(config)
-    entries = [inspect.getattr_static(type(x), "entry") for x in (*tasks, opt)]
-    if not all(entry.stored for entry in entries):
+    plain = [t.task if isinstance(t, AugmentedTask) else t for t in tasks]
+    kinds = {type(x) for x in (*plain, opt)}
+    if not all(inspect.getattr_static(kind, "entry").stored for kind in kinds):
         code = "import sys; from lopt import config, train; train.compile_kernels(config.loads(sys.stdin.read()))"
         # Whatever goes wrong in there goes wrong again below, where it can be reported.
         subprocess.run(

@@ -25,6 +25,10 @@ options = { hidden = [6], batch_size = 8 }
 [[tasks]]
 family = "quadratic"
 options = { dims = 4 }
+[[tasks]]
+family = "quadratic"
+options = { dims = 5 }
+augment = { delay = 2, reparameterise = "tensor" }
 [optimizer]
 name = "mlp"
 options = { hidden = 4 }
