@@ -39,6 +39,7 @@ HORIZON = 5  # length of an episode, offset of its first truncation
 DATA = 6  # permutation of a data set, synthetic data sets
 TABLE = 7  # numbers of a noise table
 TABLE_PLACE = 8  # where in it the perturbation of a pair begins
+PROBE = 9  # points around the start of a search that measure its tasks
 BATCH = 16  # rows of a mini-batch; add the split (0..3)
 NOISE = 32  # noise inside a loss; add the split (0..3)
 LATENT = 48  # latent variables of a generative model; add the split (0..3)

@@ -43,7 +43,7 @@ ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "trai
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
-GPES, NOISE_TABLE = "test_gpes.py::test_", "test_noise_table.py::test_"
+GPES, NOISE_TABLE, POPULATIONS = (f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations"))
 
 STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
 TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
@@ -82,7 +82,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
      "factor = scale / total", "factor = logits.dtype.type(1.0) / total",
      OPS + "cross_entropy_gradient"),
     ("backward of an MLP skips the activation", "ops/mlp_stack.py",
-     "            activate_bwd(work[h - batch * n : h], x, dz, code)\n", "",
+     "            activate_bwd(z, x, dz, code)\n", "",
      OPS + "stack_gradients[widths1]"),
 
     # Tasks and data
@@ -225,6 +225,12 @@ BREAKAGES = [Breakage(*entry) for entry in (
      PARTS + "node_shared_sum_equals_the_plain_one_to_the_bit[2-4097]"),
     ("tasks normalised together", "es/shaping.py",
      "mine = slopes[groups == g]", "mine = slopes", SCALED),
+    ("tasks added up without their units", "es/tasks.py",
+     "((finite - mix.centre[t]) / mix.scale[t])", "(finite - mix.centre[t])",
+     POPULATIONS + "the_loss_of_tasks_is_the_mean_in_units_of_their_changes"),
+    ("all populations draw the same", "es/minimize.py",
+     "search), seed + k, saved", "search), seed, saved",
+     POPULATIONS + "from_one_start_populations_differ_by_their_seeds"),
     ("an older state of pycma goes on with the newest object", "es/strategies/pycma.py",
      "if len(state.replica.told) != state.step:", "if False:",
      "test_pycma.py::test_an_earlier_state_is_as_good_as_the_last_pycma"),

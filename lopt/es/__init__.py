@@ -6,6 +6,7 @@ A black box, alone or under mpirun:
     res = lopt.es.minimize(f, x0, pairs=32, sigma=0.1, steps=300)  # antithetic ES
     res = scipy.optimize.minimize(f, x0, method=lopt.es.scipy_method, options={"steps": 300})
 
+Several objectives in units of their own, several populations: `minimize(Tasks([f, g]), x0, populations=4)`.
 Or step by step, with a strategy by name: `strategy(name, ...)`, see `lopt.es.strategy`.
 
 An unrolled problem (meta-training):
@@ -27,6 +28,7 @@ from lopt.es.problem import UnrolledProblem, Window
 from lopt.es.recorder import Recorder, Snapshot
 from lopt.es.shaping import Shaping
 from lopt.es.strategy import STRATEGIES, Strategy, StrategyState, strategy
+from lopt.es.tasks import Tasks
 
 __all__ = [
     "ESTIMATORS",
@@ -44,6 +46,7 @@ __all__ = [
     "Snapshot",
     "Strategy",
     "StrategyState",
+    "Tasks",
     "UnrolledProblem",
     "Window",
     "make_estimator",

@@ -1,14 +1,14 @@
 """Evaluating a user's objective: whatever it does wrong becomes a lost point, points go to any rank.
 
-The losses of a step are one float64 vector, zero where a rank did nothing; its sum over ranks is
-exact, so every rank holds the same bits, and 8 bytes an evaluation are all that is exchanged.  A
-lost point is a non-finite number that also says why.
+The losses of a step are one float64 array, a row for each point and a column for each task, zero
+where a rank did nothing; its sum over ranks is exact, so every rank holds the same bits, and 8 bytes
+a loss are all that is exchanged.  A lost one is a non-finite number that also says why.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from lopt.comm import Comm, get_comm
 from lopt.errors import UsageError, unknown
 from lopt.es.pairs import HandOut
 from lopt.es.perturbation import NodeSum
+from lopt.es.tasks import Mix, Tasks, combined
 from lopt.lanes import pin_blas_threads
 
 NOT_FINITE, RAISED, NO_NUMBER = math.nan, math.inf, -math.inf  # in the exchange; NaN afterwards
@@ -81,7 +82,8 @@ class Losses(NamedTuple):
 class BlackBox:
     """An objective and what to do when it fails.
 
-    f        f(x) -> float, x (D,) float64; batched: f(X) -> (n,), X (n, D); keyed: f(x, key)
+    f        f(x) -> float, x (D,) float64; batched: f(X) -> (n,), X (n, D); keyed: f(x, key); or
+             several of them, as `Tasks`
     batched  0: one point a call; n: at most n of them
     keyed    f takes a second argument, an int
     fault    "drop": the point does not count; "penalise": it counts as the worst of its step;
@@ -92,89 +94,97 @@ class BlackBox:
         UsageError: not callable, or an unknown policy.
     """
 
-    f: Callable[..., Any]
+    f: Callable[..., Any] | Tasks
     batched: int = 0
     keyed: bool = False
     fault: str = "drop"
     note: str | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.f):
+        if not callable(self.f) and not isinstance(self.f, Tasks):
             raise UsageError(f"the objective is {type(self.f).__name__}, valid: a callable")
+        self.fs = self.f.fs if isinstance(self.f, Tasks) else (self.f,)
         if self.fault not in FAULTS:
             raise UsageError(unknown("fault", self.fault, FAULTS))
         if self.batched < 0:
             raise UsageError(f"batched = {self.batched} is not valid: points of a call, 1 or more")
 
-    def step(self, make: Maker, n: int, d: int, key: int, team: Team) -> Losses:
-        """Losses of points 0 .. n - 1 of D = d coordinates; collective."""
-        losses = np.zeros(n)
+    def evaluate(self, make: Maker, n: int, d: int, key: int, team: Team) -> np.ndarray:
+        """Losses of points 0 .. n - 1 of D = d coordinates, (n, T), lost ones not finite; collective."""
+        losses = np.zeros((n, len(self.fs)))
         # The size of a block may decide how the objective rounds, so it depends on no rank.
         size = max(1, min(self.batched, BLOCK_BYTES // (8 * d)))
-        for k in team.work.take(range(-(-n // size))):
+        for piece in team.work.take(range(-(-n // size) * len(self.fs))):
+            k, t = divmod(piece, len(self.fs))
             lo, hi = k * size, min((k + 1) * size, n)
-            losses[lo:hi] = self._block(make, lo, hi, key)
-        values, lost = self._exchange(losses, team.comm)
-        if self.fault == "penalise" and 0 < lost.sum() < n:
+            losses[lo:hi, t] = self._block(make, lo, hi, key, t)
+        team.comm.allreduce_scalars(losses.reshape(-1))
+        return losses
+
+    def judged(self, losses: np.ndarray, mix: Mix | None) -> Losses:
+        """The losses of a step's points by the policy of faults, from what `evaluate` gave for them."""
+        values = combined(losses, mix)
+        counts = [(values == w).sum() for w in (RAISED, NO_NUMBER)]
+        lost = np.array([np.isnan(values).sum(), *counts])
+        values[~np.isfinite(values)] = np.nan
+        if self.fault == "penalise" and 0 < lost.sum() < values.size:
             values[np.isnan(values)] = np.nanmax(values)
         return Losses(values, lost)
 
-    def start(self, x: np.ndarray, key: int, comm: Comm) -> tuple[Losses, str]:
-        """x evaluated twice, and what was wrong with the first; collective.
+    def start(self, xs: Sequence[np.ndarray], key: int, comm: Comm) -> tuple[np.ndarray, str]:
+        """Each x evaluated twice, (K, 2, T), and what was wrong with the first one; collective.
 
-        The second value comes from the last rank, of its second call: it differs from the first
-        if f remembers calls or depends on the rank.
+        The second value comes from another rank, of its second call: it differs from the first if
+        f remembers calls or depends on the rank.
         """
-        losses = np.zeros(2)
-        if comm.rank == 0:
-            losses[0] = self._point(x, key)
-        if comm.rank == comm.size - 1:
-            again = losses[0] if comm.size == 1 else self._point(x, key)
-            losses[1] = self._point(x, key) if math.isfinite(again) else again
-        return self._exchange(losses, comm), comm.bcast(self.note or "")
+        losses = np.zeros((len(xs), 2, len(self.fs)))
+        for k, x in enumerate(xs):
+            first, second = k % comm.size, (k + comm.size - 1) % comm.size
+            for t in range(len(self.fs)):
+                if comm.rank == first:
+                    losses[k, 0, t] = self._point(x, key, t)
+                if comm.rank == second:
+                    again = losses[k, 0, t] if comm.size == 1 else self._point(x, key, t)
+                    losses[k, 1, t] = self._point(x, key, t) if math.isfinite(again) else again
+        comm.allreduce_scalars(losses.reshape(-1))
+        return losses, comm.bcast(self.note or "")
 
-    def single(self, x: np.ndarray, key: int, comm: Comm) -> float:
-        """Loss at x, NaN: lost; one call, by rank 0; collective."""
-        losses = np.zeros(1)
-        if comm.rank == 0:
-            losses[0] = self._point(x, key)
-        return float(self._exchange(losses, comm).values[0])
-
-    def _exchange(self, losses: np.ndarray, comm: Comm) -> Losses:
-        comm.allreduce_scalars(losses)
-        lost = np.array(
-            [np.isnan(losses).sum(), *((losses == w).sum() for w in (RAISED, NO_NUMBER))]
-        )
-        losses[~np.isfinite(losses)] = np.nan
-        return Losses(losses, lost)
-
-    def _block(self, make: Maker, lo: int, hi: int, key: int) -> np.ndarray | float:
-        if not self.batched:
-            return self._point(make(lo), key)
-        block = np.stack([make(i) for i in range(lo, hi)])
-        losses = self._guarded(block, key, hi - lo)
-        if self.fault == "retry":
-            for i in np.flatnonzero(~np.isfinite(losses)):
-                losses[i] = self._point(block[i], key)
+    def once(self, xs: Sequence[np.ndarray], keys: Sequence[int], comm: Comm) -> np.ndarray:
+        """Losses of each x with its key, (K, T), lost ones not finite; one call each; collective."""
+        losses = np.zeros((len(xs), len(self.fs)))
+        for k, (x, key) in enumerate(zip(xs, keys, strict=True)):
+            if comm.rank == k % comm.size:
+                losses[k] = [self._point(x, key, t) for t in range(len(self.fs))]
+        comm.allreduce_scalars(losses.reshape(-1))
         return losses
 
-    def _point(self, x: np.ndarray, key: int) -> float:
+    def _block(self, make: Maker, lo: int, hi: int, key: int, t: int) -> np.ndarray | float:
+        if not self.batched:
+            return self._point(make(lo), key, t)
+        block = np.stack([make(i) for i in range(lo, hi)])
+        losses = self._guarded(block, key, t, hi - lo)
+        if self.fault == "retry":
+            for i in np.flatnonzero(~np.isfinite(losses)):
+                losses[i] = self._point(block[i], key, t)
+        return losses
+
+    def _point(self, x: np.ndarray, key: int, t: int) -> float:
         loss = NOT_FINITE
         for _ in range(TRIES if self.fault == "retry" else 1):
             given = x.copy()  # what the objective does to it must not reach the next try
             loss = (
-                float(self._guarded(given[None], key, 1)[0])
+                float(self._guarded(given[None], key, t, 1)[0])
                 if self.batched
-                else self._guarded(given, key, 0)
+                else self._guarded(given, key, t, 0)
             )
             if math.isfinite(loss):
                 break
         return loss
 
-    def _guarded(self, x: np.ndarray, key: int, rows: int) -> Any:
-        """f(x): a float, or with rows > 0 an array of as many; lost ones are not finite."""
+    def _guarded(self, x: np.ndarray, key: int, t: int, rows: int) -> Any:
+        """f_t(x): a float, or with rows > 0 an array of as many; lost ones are not finite."""
         try:
-            y = self.f(x, key) if self.keyed else self.f(x)
+            y = self.fs[t](x, key) if self.keyed else self.fs[t](x)
             return self._numbers(y, rows) if rows else self._number(y)
         except Exception as error:
             self._keep(f"{type(error).__name__}: {error}")

@@ -19,12 +19,14 @@ import numpy as np
 from lopt import rng
 from lopt.comm import Comm
 from lopt.errors import UsageError
-from lopt.es.black_box import BLOCK, REASONS, BlackBox, team_of
+from lopt.es.black_box import BLOCK, BlackBox, team_of
 from lopt.es.coordinates import Coordinates
-from lopt.es.recorder import Recorder, Snapshot, open_files
-from lopt.es.search import ENDS, Limits, Search, limit_reached
+from lopt.es.recorder import Recorder, open_files
+from lopt.es.rounds import Keeper, Population, Rounds, given_up
+from lopt.es.search import Limits, Search
 from lopt.es.strategies import Cma
 from lopt.es.strategy import Strategy, strategy
+from lopt.es.tasks import Tasks
 
 SEPARABLE = (
     100  # coordinates from which a full covariance matrix learns too slowly, and costs too much
@@ -32,7 +34,7 @@ SEPARABLE = (
 
 
 def minimize(
-    f: Callable[..., Any],
+    f: Callable[..., Any] | Tasks,
     x0: Any,
     *,
     strategy: str | Strategy | None = None,
@@ -41,6 +43,7 @@ def minimize(
     target: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
+    populations: int = 1,
     bounds: Any = None,
     integers: Any = None,
     scale: Any = None,
@@ -64,15 +67,19 @@ def minimize(
     if f is a function of its arguments.
 
     Args:
-        f: f(x) -> real number, x (D,) float64; any callable, a Numba function too.
-        x0: (D,), where the search begins; f(x0) must be a finite number.
+        f: f(x) -> real number, x (D,) float64; any callable, a Numba function too; or several to
+            be minimised together, `Tasks([f, g])`.
+        x0: (D,), where the search begins, or (populations, D); f(x0) must be a finite number.
         strategy: name of a strategy, see `lopt.es.STRATEGIES`, or one made by `lopt.es.strategy`;
             by default the one that `usual_strategy` names.
         steps: steps at most.
-        max_evaluations: evaluations at most, at least 3: two at the start and one at the end.
+        max_evaluations: evaluations at most, at least 3: two at the start and one at the end of
+            each population.  One of a point is one, whatever the number of tasks.
         target: stop when a loss (noisy or keyed: the mean of a step) is not above it.
         minutes: wall time at most, looked at after every step.
         seed: 0 <= seed < 2**32; another one gives another search.
+        populations: independent searches in this run, with seeds seed, seed + 1, ...: each has the
+            bits that it would have alone, and their points keep more ranks busy.
         bounds, integers, scale: see `lopt.es.coordinates.Coordinates`; sigma and learning rate of
             a strategy are in units of `scale`.
         batched: f takes up to 32 points at once, (n, D), and returns (n,); a number: at most so
@@ -84,7 +91,8 @@ def minimize(
             "penalise" (counts as the worst of its step) or "retry" (up to twice, then dropped).
         callback: callback(result so far) after every step, on every rank; a true value or
             StopIteration ends the search.  The result has x, fun, x_last, mean, nit, nfev, lost.
-        out: directory for search.h5 (see docs/results.md) and checkpoints, or a `Recorder`.
+        out: directory for search.h5 (see docs/results.md) and checkpoints, or a `Recorder`;
+            populations have directories population_0, population_1, ... in it.
         resume: go on from the checkpoint in `out`, with any number of ranks and other limits.
         save_seconds: wall time between two checkpoints.
         comm: ranks to use; by default those that the launcher started.
@@ -94,7 +102,9 @@ def minimize(
         A `scipy.optimize.OptimizeResult`: x (D,) float64 and fun, the lowest loss seen (noisy or
         keyed: the strategy's last answer); x_last and fun_last, the strategy's last answer; success
         (the target was reached; without one: the search was not given up), status, message, nit,
-        nfev, lost (points by reason), seconds, bytes_sent (to the exchange by this rank).
+        nfev, lost (points by reason), seconds, bytes_sent (to the exchange by this rank), fun_tasks
+        (T,) float64, what each task (or f) gave at x.  Of several populations the one with the
+        lowest fun, nfev and lost of all; populations, the result of each, and best, its number.
 
     Raises:
         UsageError: an argument out of range, f(x0) no finite number or not the same twice, resumed
@@ -102,106 +112,62 @@ def minimize(
         StoreError: `out` holds a search and `resume` is False, or nothing sound to resume.
 
     Warns:
-        RuntimeWarning: given up, since more than half of a step's points were lost.
+        RuntimeWarning: every population was given up, since more than half of a step's points
+            were lost.
     """
     limits = Limits(steps, max_evaluations, target, minutes)
-    rng.stream(seed)  # refuses what is no 32-bit word
+    starts = _starts(x0, populations)
+    for k in (0, populations - 1):
+        rng.stream(seed + k)  # refuses what is no 32-bit word
     if strategy is None:
-        strategy = usual_strategy(np.size(x0), noisy or keyed, options)
-    strat = _strategy(strategy, options)
-    coords = Coordinates(x0, scale, bounds, integers, getattr(strat, "sigma", 0.1))
+        strategy = usual_strategy(np.size(starts[0]), noisy or keyed, options)
+    strat, team = _strategy(strategy, options), team_of(comm)
     box = BlackBox(f, BLOCK if batched is True else int(batched), keyed, fault)
-    team = team_of(comm)
-    search = Search(coords, box, strat, noisy or keyed, team)
+    files = _files(out, resume, populations, team.comm)
+    found = []
+    for k, start in enumerate(starts):
+        coords = Coordinates(start, scale, bounds, integers, getattr(strat, "sigma", 0.1))
+        search = Search(coords, box, strat, noisy or keyed, team)
+        settings = _settings(strat, seed + k, coords, box, noisy)
+        saved = None if files[k] is None else files[k].saved()
+        if saved is not None:
+            _check_settings(saved.settings, settings)
+        found.append(Population(search, Keeper(files[k], settings, search), seed + k, saved))
+    rounds = Rounds(found, box, team)
+    rounds.begin()
+    rounds.run(limits, callback, save_seconds)
+    if why := given_up(found):
+        warnings.warn(why, RuntimeWarning, stacklevel=2)
+    return rounds.result(limits)
+
+
+def _starts(x0: Any, populations: int) -> list[Any]:
+    """A start for each population."""
+    if populations < 1:
+        raise UsageError(f"populations = {populations} is not valid: at least 1")
+    if populations == 1 or np.ndim(x0) < 2:
+        return [x0] * populations
+    if len(x0) != populations:
+        raise UsageError(f"x0 has {len(x0)} rows for populations = {populations}: one row for each")
+    return list(x0)
+
+
+def _files(
+    out: str | Path | Recorder | None, resume: bool, populations: int, comm: Comm
+) -> list[Recorder | None]:
+    """A recorder for each population, None if nothing is kept; collective."""
     if out is None and resume:
         raise UsageError("resume = True is not valid without out, the directory to resume from")
-    files = open_files(Path(out), team.comm, resume) if isinstance(out, str | Path) else out
-    settings = _settings(strat, seed, coords, box, noisy)
-    saved = None if files is None else files.saved()
-    if saved is None:
-        search.begin(seed)
-    else:
-        _check_settings(saved.settings, settings)
-        search.go_on(saved.arrays)
-    keeper = _Keeper(files, settings, search, save_seconds)
-    if saved is None:
-        keeper.save("running")  # killed before its first checkpoint it can be resumed too
-    end, note = _loop(search, limits, callback, keeper)
-    keeper.save(end)
-    if end == "lost":
-        warnings.warn(f"{ENDS[end]}: {note}", RuntimeWarning, stacklevel=2)
-    return search.result(end, note, limits)
-
-
-class _Keeper:
-    """Rows and checkpoints of a search, if anyone wants them."""
-
-    def __init__(
-        self, files: Recorder | None, settings: dict[str, Any], search: Search, seconds: float
-    ) -> None:
-        self._files, self._settings, self._search = files, settings, search
-        self._seconds, self._saved_at = seconds, search.progress.wall_s
-
-    @property
-    def wanted(self) -> bool:
-        return self._files is not None
-
-    def due(self) -> bool:
-        """By this rank's clock."""
-        return self.wanted and self._search.progress.wall_s - self._saved_at >= self._seconds
-
-    def append(self, row: Mapping[str, float]) -> None:
-        if self._files is not None:
-            self._files.append(row)
-
-    def save(self, state: str) -> None:
-        """Collective."""
-        if self._files is None:
-            return
-        search, x = self._search, self._search.coords.x
-        best = x(search.progress.best_theta)
-        snapshot = Snapshot(self._settings, search.arrays())
-        self._files.save(snapshot, x(search.state.theta), best, state)
-        self._saved_at = search.progress.wall_s
-
-
-def _loop(
-    search: Search, limits: Limits, callback: Callable[[Any], Any] | None, keeper: _Keeper
-) -> tuple[str, str]:
-    """Steps until a limit; how it ended, and details."""
-    progress = search.progress
-    asks = callback is not None or keeper.wanted or limits.minutes is not None
-    while not (end := limit_reached(search, limits)):
-        row, losses = search.step()
-        n_lost, n = int(losses.lost.sum()), losses.values.size
-        if 2 * n_lost > n:
-            first = f" (first on this rank: {search.box.note})" if search.box.note else ""
-            what = ", ".join(f"{k} {w}" for k, w in zip(losses.lost, REASONS, strict=True) if k)
-            return "lost", f"step {search.state.step} lost {n_lost} of {n}: {what}{first}"
-        keeper.append(row)
-        if asks:
-            asked = callback is not None and _asked(callback, search)
-            late = limits.minutes is not None and progress.wall_s >= 60 * limits.minutes
-            asked, late, due = _agree(search.team.comm, asked, late, keeper.due())
-            if due:
-                keeper.save("running")
-            if asked or late:
-                return ("callback" if asked else "time"), ""
-    return end, ""
-
-
-def _asked(callback: Callable[[Any], Any], search: Search) -> bool:
-    try:
-        return bool(callback(search.so_far()))
-    except StopIteration:
-        return True
-
-
-def _agree(comm: Comm, asked: bool, late: bool, due: bool) -> tuple[bool, bool, bool]:
-    """A callback counts if any rank's asked to stop, the clock is rank 0's."""
-    flags = np.array([asked, late and comm.rank == 0, due and comm.rank == 0], np.float64)
-    comm.allreduce_scalars(flags, "control")
-    return bool(flags[0] > 0), bool(flags[1] > 0), bool(flags[2] > 0)
+    if not isinstance(out, str | Path):
+        if out is not None and populations > 1:
+            raise UsageError("out is a Recorder, valid for several populations: a directory")
+        return [out] * populations
+    if populations == 1:
+        return [open_files(Path(out), comm, resume)]
+    parts = [Path(out) / f"population_{k}" for k in range(populations)]
+    # Killed while the first checkpoints were written, it has some of them only.
+    there = comm.bcast([k == 0 or any(part.glob("checkpoint*")) for k, part in enumerate(parts)])
+    return [open_files(p, comm, resume and old) for p, old in zip(parts, there, strict=True)]
 
 
 def usual_strategy(n: int, noisy: bool, options: Collection[str]) -> str:
@@ -241,6 +207,7 @@ def _settings(
         "keyed": box.keyed,
         "fault": box.fault,
         "noisy": noisy,
+        "tasks": [*box.f.shares(), box.f.normalise] if isinstance(box.f, Tasks) else None,
         "coordinates": coords.n,
         **{k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in coords.arrays().items()},
     }

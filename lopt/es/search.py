@@ -12,6 +12,7 @@ from lopt.errors import UsageError
 from lopt.es.black_box import REASONS, BlackBox, Losses, Team
 from lopt.es.coordinates import Coordinates
 from lopt.es.strategy import Strategy, StrategyState
+from lopt.es.tasks import Mix
 
 STEPS = 1000  # where no limit is given
 START_KEY = 0  # of the evaluations before the first step; step t has t + 1
@@ -25,6 +26,7 @@ ENDS = {
     "time": "the minutes were used up",
     "callback": "the callback asked to stop",
     "lost": "more than half of the points were lost",
+    "another": "another population reached the target",
 }
 
 
@@ -57,6 +59,7 @@ class Progress:
     """What a search knows between two steps, beside the strategy's state.
 
     best_theta   (D,) in the dtype of the strategy's points, and best_loss: the lowest loss seen
+    best_tasks   (T,) float64, losses of the tasks there
     start_loss   f(x0)
     evaluations  points evaluated, repeated tries of a lost one not counted
     lost         (3,) int64, points lost so far, see `REASONS`
@@ -65,6 +68,7 @@ class Progress:
     """
 
     best_theta: np.ndarray
+    best_tasks: np.ndarray
     best_loss: float
     start_loss: float
     evaluations: int
@@ -76,6 +80,7 @@ class Progress:
         """As named arrays."""
         return {
             "best_theta": self.best_theta,
+            "best_tasks": self.best_tasks,
             "losses": np.array([self.best_loss, self.start_loss, self.mean, self.wall_s]),
             "counters": np.array([self.evaluations, *self.lost], np.int64),
         }
@@ -85,12 +90,12 @@ class Progress:
         """Inverse of `arrays`."""
         best, start, mean, wall = (float(v) for v in arrays["losses"])
         evaluations, *lost = (int(v) for v in arrays["counters"])
-        theta = arrays["best_theta"].copy()
-        return cls(theta, best, start, evaluations, np.array(lost), mean, wall)
+        seen = arrays["best_theta"].copy(), arrays["best_tasks"].copy()
+        return cls(*seen, best, start, evaluations, np.array(lost), mean, wall)
 
 
 class Search:
-    """One search on one rank: the strategy's state and the steps over it.  Collective throughout.
+    """One search on one rank: the strategy's state and what its losses do to it.
 
     Args:
         coords, box, strat: the map to x, the objective, the strategy.
@@ -100,6 +105,7 @@ class Search:
 
     state: StrategyState
     progress: Progress
+    mix: Mix | None
 
     def __init__(
         self, coords: Coordinates, box: BlackBox, strat: Strategy, noisy: bool, team: Team
@@ -111,27 +117,24 @@ class Search:
         self._since = time.perf_counter()
         self._sent_before = team.comm.sent["scalars"]
 
-    def begin(self, seed: int) -> None:
-        """First state, after two looks at x0.
-
-        Raises:
-            UsageError: f(x0) is no finite number, or not the same twice.
-        """
-        self.state = self.strat.init(self.coords.n, seed)
-        loss = self._look_at_start()
+    def begin(self, seed: int, looks: np.ndarray, mix: Mix | None, evaluations: int) -> None:
+        """First state; looks (2, T) losses at x0, evaluations: points evaluated so far."""
+        self.mix, self.state = mix, self.strat.init(self.coords.n, seed)
+        loss = float(self.box.judged(looks[:1], mix).values[0])
         theta = self.state.theta.copy()
         lost = np.zeros(len(REASONS), np.int64)
-        self.progress = Progress(theta, loss, loss, START_CALLS, lost, loss)
+        self.progress = Progress(theta, looks[0], loss, loss, evaluations, lost, loss)
 
-    def go_on(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def go_on(self, arrays: Mapping[str, np.ndarray], looks: np.ndarray) -> None:
         """The state of a saved search.
 
         Raises:
             UsageError: the objective is not the one that the search began with.
         """
-        self.state = self.strat.load(_below("strategy/", arrays))
-        self.progress = Progress.load(_below("progress/", arrays))
-        loss = self._look_at_start()
+        self.state = self.strat.load(below("strategy/", arrays))
+        self.progress = Progress.load(below("progress/", arrays))
+        self.mix = mix_of(arrays)
+        loss = float(self.box.judged(looks[:1], self.mix).values[0])
         if loss != self.progress.start_loss and not self.noisy:
             raise UsageError(
                 f"f(x0) = {loss!r}, it was {self.progress.start_loss!r} when the search began: "
@@ -140,40 +143,44 @@ class Search:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that `go_on` needs."""
+        mix = self.mix.arrays() if self.mix else {}
         return {
             **{f"strategy/{k}": v for k, v in self.strat.arrays(self.state).items()},
             **{f"progress/{k}": v for k, v in self.progress.arrays().items()},
+            **{f"mix/{k}": v for k, v in mix.items()},
         }
 
-    def _look_at_start(self) -> float:
-        (values, _), note = self.box.start(self.coords.x0, START_KEY, self.team.comm)
-        if np.isnan(values).any():
-            raise UsageError(f"the search cannot begin, f(x0) has no value: {note or 'see rank 0'}")
-        first, second = (float(v) for v in values)
-        if first != second and not self.noisy:
-            raise UsageError(
-                f"f(x0) = {first!r} at first and {second!r} when asked again: the objective "
-                "remembers its calls, draws random numbers or depends on the rank; make it a "
-                "function of its arguments (keyed=True hands it a number to draw from), or say "
-                "noisy=True"
-            )
-        return first
+    @property
+    def key(self) -> int:
+        """What a keyed objective draws from in the next step."""
+        return self.state.step + 1 if self.box.keyed else START_KEY
 
-    def step(self) -> tuple[dict[str, float], Losses]:
-        """One step; the row for the file, and the losses.
+    def n_points(self) -> int:
+        """Points of the next step."""
+        return self.strat.n_points(self.state)
 
-        If more than half of the points are lost the state stays as it is.
+    def point(self, i: int) -> np.ndarray:
+        """x of point i of the next step, (D,) float64."""
+        return self.coords.x(self._theta(i))
+
+    def _theta(self, i: int) -> np.ndarray:
+        theta = np.empty_like(self.state.theta)
+        self.strat.point(self.state, i, theta)
+        return theta
+
+    def take(self, raw: np.ndarray) -> tuple[dict[str, float], Losses]:
+        """The step that the losses of all points make, (n_points, T); the row for the file, and the losses.
+
+        If more than half of the points are lost the state stays as it is.  Collective.
         """
-        state, n = self.state, self.strat.n_points(self.state)
-        losses = self.box.step(self._point, n, self.coords.n, self._key(state.step), self.team)
-        progress = self.progress
-        progress.evaluations += n
+        state, losses, progress = self.state, self.box.judged(raw, self.mix), self.progress
+        progress.evaluations += len(raw)
         progress.lost = progress.lost + losses.lost
         lowest = math.nan
         if not np.isnan(losses.values).all():
             progress.mean = float(np.nanmean(losses.values))
-            lowest = self._track_best(losses.values)
-        if 2 * losses.lost.sum() <= n:
+            lowest = self._track_best(losses.values, raw)
+        if 2 * losses.lost.sum() <= len(raw):
             self.state = self.strat.tell(state, losses.values, self._node)
         self._clock()
         row = {
@@ -188,46 +195,44 @@ class Search:
         }
         return row, losses
 
-    def _key(self, step: int) -> int:
-        return step + 1 if self.box.keyed else START_KEY
-
-    def _point(self, i: int) -> np.ndarray:
-        return self.coords.x(self._theta(i))
-
-    def _theta(self, i: int) -> np.ndarray:
-        """Point i of the next step, in the strategy's coordinates."""
-        theta = np.empty_like(self.state.theta)
-        self.strat.point(self.state, i, theta)
-        return theta
-
-    def _track_best(self, values: np.ndarray) -> float:
-        i = int(np.nanargmin(values))
-        if values[i] < self.progress.best_loss:
-            self.progress.best_theta, self.progress.best_loss = self._theta(i), float(values[i])
-        return float(values[i])
+    def _track_best(self, values: np.ndarray, raw: np.ndarray) -> float:
+        seen = np.where(np.isfinite(raw).all(axis=1), values, np.inf)  # not what a penalty made
+        i = int(seen.argmin())
+        if seen[i] < self.progress.best_loss:
+            self.progress.best_theta, self.progress.best_tasks = self._theta(i), raw[i].copy()
+            self.progress.best_loss = float(values[i])
+        return float(seen[i])
 
     def _clock(self) -> None:
         now = time.perf_counter()
         self.progress.wall_s += now - self._since
         self._since = now
 
-    def result(self, end: str, note: str, limits: Limits) -> Any:
-        """The outcome; evaluates the strategy's answer once."""
+    def answer(self) -> np.ndarray:
+        """Where the strategy stands, x (D,) float64."""
+        return self.coords.x(self.state.theta)
+
+    def best(self) -> np.ndarray:
+        """Where the lowest loss was seen, x (D,) float64."""
+        return self.coords.x(self.progress.best_theta)
+
+    def result(self, end: str, note: str, limits: Limits, raw: np.ndarray) -> Any:
+        """The outcome; raw (1, T): losses at the strategy's answer."""
         progress, comm = self.progress, self.team.comm
-        theta, key = self.state.theta, self._key(self.state.step)
-        last = self.box.single(self.coords.x(theta), key, comm)
-        loss = last
+        last = float(self.box.judged(raw, self.mix).values[0])
+        x, loss, tasks = self.answer(), last, raw[0]
         if not self.noisy and not last <= progress.best_loss:
-            theta, loss = progress.best_theta, progress.best_loss
+            x, loss, tasks = self.best(), progress.best_loss, progress.best_tasks
         if limits.target is not None and loss <= limits.target and end != "lost":
             end = "target"
         message = ENDS[end] + (f": {note}" if note else "")
         good = end != "lost" and math.isfinite(loss) and (limits.target is None or end == "target")
         self._clock()
-        return _result(
-            x=self.coords.x(theta),
+        return as_result(
+            x=x,
             fun=loss,
-            x_last=self.coords.x(self.state.theta),
+            fun_tasks=tasks,
+            x_last=self.answer(),
             fun_last=last,
             success=good,
             status=list(ENDS).index(end),
@@ -242,11 +247,10 @@ class Search:
     def so_far(self) -> Any:
         """What a callback is given."""
         progress = self.progress
-        best = progress.best_theta
-        return _result(
-            x=self.coords.x(self.state.theta if self.noisy else best),
+        return as_result(
+            x=self.answer() if self.noisy else self.best(),
             fun=progress.mean if self.noisy else progress.best_loss,
-            x_last=self.coords.x(self.state.theta),
+            x_last=self.answer(),
             mean=progress.mean,
             nit=self.state.step,
             nfev=progress.evaluations,
@@ -255,23 +259,8 @@ class Search:
         )
 
 
-def limit_reached(search: Search, limits: Limits) -> str:
-    """Which limit stands before the next step, or ""."""
-    progress, step = search.progress, search.state.step
-    if limits.target is not None:
-        reached = progress.mean if search.noisy else progress.best_loss
-        if reached <= limits.target:
-            return "target"
-    if limits.steps is not None and step >= limits.steps:
-        return "finished"
-    if limits.max_evaluations is not None:
-        after = progress.evaluations + search.strat.n_points(search.state) + END_CALLS
-        if after > limits.max_evaluations:
-            return "evaluations"
-    return ""
-
-
-def _result(**fields: Any) -> Any:
+def as_result(**fields: Any) -> Any:
+    """A `scipy.optimize.OptimizeResult`."""
     from scipy.optimize import OptimizeResult  # takes longer to load than all of lopt
 
     return OptimizeResult(**fields)
@@ -281,5 +270,12 @@ def _lost(counts: np.ndarray) -> dict[str, int]:
     return dict(zip(REASONS, counts.tolist(), strict=True))
 
 
-def _below(head: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def below(head: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those arrays whose names begin with `head`, without it."""
     return {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}
+
+
+def mix_of(arrays: Mapping[str, np.ndarray]) -> Mix | None:
+    """How a saved search adds up its tasks; None: it has one only."""
+    found = below("mix/", arrays)
+    return Mix.load(found) if found else None

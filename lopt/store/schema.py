@@ -162,11 +162,11 @@ SCHEMA = (
     Field("times", "/ms", "f8", ("task",), "ms", "loss and gradient of one mini-batch"),
     # search: minimising a black box, one row per step
     Field("search", "@settings", "json", (), "-",
-          "strategy, options, seed, policy of faults, digests of x0, scale and bounds"),
+          "strategy, options, seed, policy of faults, tasks, digests of x0, scale and bounds"),
     Field("search", "@provenance", "json", (), "-",
           "list as in a run file, one entry for the start and one for each resume"),
     Field("search", "/state", "text", (), "-",
-          "running (also after a kill), target, finished, evaluations, time, callback or lost"),
+          "running (also after a kill), target, finished, evaluations, time, callback, lost or another"),
     Field("search", "/steps/step", "i8", ("step",), "steps", "steps done"),
     Field("search", "/steps/evaluations", "i8", ("step",), "evaluations",
           "cumulative evaluations of the objective, the two at the start included"),
@@ -337,5 +337,5 @@ Sealed like a checkpoint. Traces are raw: statistics are computed when they are 
 Sealed like a checkpoint.""",
     "search": """\
 Sealed like a checkpoint, and replaced as a whole before each one: it may be read while the search goes on. Rows after
-the checkpoint are dropped on resume.""",
+the checkpoint are dropped on resume. Of several populations each has a file and checkpoints in a directory of its own.""",
 }  # fmt: skip
