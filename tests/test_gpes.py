@@ -10,37 +10,15 @@ import functools
 import numpy as np
 import pytest
 from helpers.episodes import episodes_of, spread, window_gradients
-from helpers.es_problems import Balance, Drift, Plain, run_drift, settings
+from helpers.es_problems import Balance, Drift, Memory, Plain, run_drift, settings
 from helpers.strategy_statistics import SIGMAS, WRONG, off, off_variance
 
 from lopt import config
 from lopt.comm import SerialComm
 from lopt.errors import ConfigError
-from lopt.es import Window, make_estimator
+from lopt.es import make_estimator
 
 TRUE_BALANCE = 3571.63  # as in test_es.py
-
-
-class Memory(Plain):
-    """s <- s / 2 + theta, loss c_t.s with a direction c_t for every inner step: linear in all thetas."""
-
-    horizon_steps = 12
-
-    def __init__(self, truncation: int) -> None:
-        self.n_theta, self._truncation = 3, truncation
-
-    def horizon(self, episode, pair):
-        return self.horizon_steps
-
-    def start(self, theta, episode, pair):
-        return {"s": np.zeros(3)}
-
-    def run(self, theta, state, episode, pair, t0, steps):
-        s, total = state["s"], 0.0
-        for t in range(t0, t0 + steps):
-            s = 0.5 * s + theta
-            total += float(np.cos([0.3 * t, 0.5 * t + 1, t]) @ s)
-        return Window(total / self._truncation, {"s": s}, False, steps)
 
 
 def of(truncation, resample, pairs=4, **more):

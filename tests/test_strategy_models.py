@@ -1,6 +1,6 @@
 """Means and variances of strategies that weight old points, fit a model, or shape their noise.
 
-Bounds and false alarms are those of test_strategy_statistics.py.
+Bounds and false alarms are those of test_moments.py.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.moments import reused
 from helpers.strategy_runs import estimates, losses_of, node, placed, points
 from helpers.strategy_statistics import (
     AT,
@@ -18,7 +19,6 @@ from helpers.strategy_statistics import (
     D,
     G,
     N,
-    P,
     directions,
     linear,
     off,
@@ -77,31 +77,6 @@ def test_balance_weights(old):
     assert np.exp(length * z - length**2 / 2).max() > 10 / (1 - old)
 
 
-def reused(strat, move, f, n):
-    """Estimates at CENTRE after a step at CENTRE - move, whose samples know nothing of the move."""
-    before = (CENTRE - np.float32(move)).astype(np.float32)
-    state, shared, found = placed(strat, before), node(D), np.empty((n, D))
-    for k in range(n):
-        old = dataclasses.replace(state, step=2 * k + 2)
-        memory = {"losses": losses_of(strat, old, f), "centre": before}
-        new = dataclasses.replace(placed(strat, CENTRE), step=2 * k + 3, memory=memory)
-        found[k] = strat.gradient(new, losses_of(strat, new, f), shared)
-    return found
-
-
-def test_reuse_without_a_move_doubles_the_pairs():
-    found = reused(raw("reuse"), np.zeros(D), linear, N)
-    assert off(found, G).max() < SIGMAS
-    assert off_variance(found, G, (D + 1) / (2 * P) * (G @ G)) < SIGMAS
-
-
-@pytest.mark.parametrize("length", [0.3, 0.9])
-def test_reuse_after_a_move_is_unbiased(length):
-    move = length * SIGMA * np.array([0.5, -0.5, 0.5, 0.5, 0.0, 0.0])
-    found = reused(raw("reuse"), move, quadratic, 2 * N)
-    assert off(found, AT).max() < SIGMAS
-
-
 def test_reuse_stops_beyond_its_reach():
     move = 1.1 * SIGMA * np.eye(D)[0]
     plain = raw("antithetic")
@@ -110,7 +85,7 @@ def test_reuse_stops_beyond_its_reach():
         estimates(plain, dataclasses.replace(state, step=0), linear, 2 * k + 3)[-1]
         for k in range(3)
     ]
-    np.testing.assert_array_equal(reused(raw("reuse"), move, linear, 3), expected)
+    np.testing.assert_array_equal(reused(move, linear, 3), expected)
 
 
 def test_baselines_leave_the_own_pair_out():
@@ -136,18 +111,6 @@ def test_least_norm_is_a_projection():
     shrunk = fits / 2 @ G / (G @ G)
     assert abs(shrunk.mean() - 0.5) < 0.02
     assert off(fits / 2, G)[np.abs(G) >= 1].min() > WRONG
-
-
-@pytest.mark.parametrize("pairs", [1, 2, 4])
-def test_variance_of_least_norm(pairs):
-    strat = raw("surrogate", pairs=pairs)
-    state, shared = placed(strat, CENTRE), node(D)
-    fits = np.empty((N, D))
-    for step in range(N):
-        at = dataclasses.replace(state, step=step)
-        fits[step] = strat.fit(at, losses_of(strat, at, linear), shared)[1]
-    assert off(fits, G).max() < SIGMAS
-    assert off_variance(fits, G, (D / pairs - 1) * (G @ G)) < SIGMAS
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
@@ -177,19 +140,6 @@ def test_ridge_shrinks(pairs):
         sizes.append(np.linalg.norm(g))
     assert math.isclose(sizes[0], sizes[1], rel_tol=1e-4)
     assert sizes[2] < 1e-4 * sizes[0]
-
-
-def test_noise_in_a_fit():
-    """P > D + 1: evaluation noise of variance tau^2 leaves D tau^2 / (2 sigma^2 (P - D - 1))."""
-    strat, tau, pairs = raw("surrogate", pairs=12), 0.1, 12
-    state, shared, fits = placed(strat, CENTRE), node(D), np.empty((2 * N, D))
-    noise = np.random.default_rng(1)
-    for step in range(len(fits)):
-        at = dataclasses.replace(state, step=step)
-        losses = losses_of(strat, at, linear)
-        fits[step] = strat.fit(at, losses + tau * noise.normal(size=losses.size), shared)[1]
-    assert off(fits, G).max() < SIGMAS
-    assert off_variance(fits, G, D * tau**2 / (2 * SIGMA**2 * (pairs - D - 1))) < SIGMAS
 
 
 @pytest.mark.parametrize("h", [[1.0, 2.0, 5.0], [1.0, -2.0, 5.0], [0.0, 0.0, 0.0]])
@@ -246,21 +196,6 @@ def test_orthonormal_basis():
     assert basis.shape == (3, 4)
     np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-12)
     assert orthonormal(np.zeros((2, 4), np.float32)).shape == (0, 4)
-
-
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
-def test_guided_mean_and_variance(alpha):
-    """Mean C g, variance (|C g|^2 + tr C  g.C g) / P, tr C = D; a descent direction, and a biased one."""
-    strat = raw("guided", alpha=alpha)
-    rows = np.float32([[1, 0, 1, 0, 0, 0], [0, 1, 1, 0, 2, 0]])
-    u = orthonormal(rows)
-    c = alpha * np.eye(D) + (1 - alpha) * D / 2 * u.T @ u
-    found = estimates(strat, placed(strat, CENTRE, estimates=rows), linear, 2 * N)
-    mean = c @ G
-    assert off(found, mean).max() < SIGMAS
-    assert off_variance(found, mean, (mean @ mean + D * (G @ mean)) / P) < SIGMAS
-    assert G @ mean > 0
-    assert (off(found, G).max() > WRONG) == (alpha < 1)
 
 
 def test_low_rank_variance():

@@ -83,6 +83,28 @@ class Balance(Plain):
         return Window(total / self._truncation, state, False, steps)
 
 
+class Memory(Plain):
+    """s <- s / 2 + theta, loss c_t.s with a direction c_t for every inner step: linear in all thetas."""
+
+    horizon_steps = 12
+
+    def __init__(self, truncation: int) -> None:
+        self.n_theta, self._truncation = 3, truncation
+
+    def horizon(self, episode, pair):
+        return self.horizon_steps
+
+    def start(self, theta, episode, pair):
+        return {"s": np.zeros(3)}
+
+    def run(self, theta, state, episode, pair, t0, steps):
+        s, total = state["s"], 0.0
+        for t in range(t0, t0 + steps):
+            s = 0.5 * s + theta
+            total += float(np.cos([0.3 * t, 0.5 * t + 1, t]) @ s)
+        return Window(total / self._truncation, {"s": s}, False, steps)
+
+
 class Drift(Plain):
     """A nonlinear recurrence: random horizons, three tasks, start depends on theta, own noise.
 

@@ -50,8 +50,8 @@ In the formulas f+ and f- are the losses at theta + sigma z_i and theta - sigma 
 coordinates unless said otherwise, P is the number of pairs, g the gradient and H the Hessian of f, f_sigma(theta) =
 E f(theta + sigma z) the smoothed loss. A variance is the sum over coordinates, for a linear f unless another is named.
 "Unbiased" and variances are those of shaping "raw" where there is shaping. grad f_sigma = grad f for quadratics; in
-general they differ by O(sigma^2) times third derivatives. `tests/test_strategy_*.py` measure means and
-variances against these formulas.
+general they differ by O(sigma^2) times third derivatives. `tests/helpers/moments.py` holds means and
+variances as code, tests measure them, and docs/moments.md shows all of them, closed form beside measurement.
 
 Every strategy needs memory O(D) unless its row says more: perturbations are made from their addresses when needed.
 """
