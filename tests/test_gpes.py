@@ -52,7 +52,7 @@ def test_its_ends_are_pes_and_noise_reuse_to_the_bit(resample, same):
 def test_mean_and_variance_for_a_linear_loss(resample):
     """12 inner steps in windows of 2, three coordinates; unbiased whatever the block."""
     block = resample // 2 or 6
-    each = episodes_of(of(2, resample, 3000), Memory(2), np.zeros(3))
+    each = episodes_of(of(2, resample, 1500), Memory(2), np.zeros(3))
     gradients = window_gradients(Memory(2), np.zeros(3), 2)
     mean = gradients.sum(axis=(0, 1))
     assert off(each, mean).max() < SIGMAS

@@ -23,15 +23,16 @@ def episodes_of(cfg: SimpleNamespace, problem, theta, seed: int = 1) -> np.ndarr
     theta = np.asarray(theta, np.float32)
     estimator = make_estimator(cfg, problem, SerialComm(), seed)
     state, horizon = estimator.init(theta), problem.horizon(0, 0)
-    n = horizon // cfg.truncation
+    n = -(-horizon // cfg.truncation)
     block = windows_of_a_block(cfg, n)
     drawn, count, found = np.zeros(cfg.pairs, int), np.zeros(cfg.pairs, int), []
-    xi, total = np.zeros((2, cfg.pairs, theta.size))
+    xi, total, z = np.zeros((3, cfg.pairs, theta.size))
     for t in range(2 * n):
         window = state.t // cfg.truncation
         estimate, state = estimator.step(theta, t, state)
         drawn[window % block == 0] = t
-        z = np.stack([z_of(seed, int(drawn[i]), i, theta.size) for i in range(cfg.pairs)])
+        for i in np.flatnonzero(window % block == 0):
+            z[i] = z_of(seed, int(drawn[i]), int(i), theta.size)
         xi[(window == 0) | (cfg.estimator == "truncated")] = 0
         xi[window % block == 0] += z[window % block == 0]
         slopes = (estimate.losses[:, 0] - estimate.losses[:, 1]) / (2 * cfg.sigma)
@@ -50,7 +51,8 @@ def window_gradients(problem, theta, truncation: int) -> np.ndarray:
     Central differences with a step of 1: exact where losses are linear or quadratic.
     """
     theta = np.asarray(theta, np.float64)
-    n = problem.horizon(0, 0) // truncation
+    horizon = problem.horizon(0, 0)
+    n = -(-horizon // truncation)
     found = np.zeros((n, n, theta.size))
     for v in range(n):
         for j in range(theta.size):
@@ -58,7 +60,8 @@ def window_gradients(problem, theta, truncation: int) -> np.ndarray:
                 state = problem.start(theta, 0, 0)
                 for w in range(n):
                     used = theta + sign * np.eye(theta.size)[j] * (w == v)
-                    window = problem.run(used, state, 0, 0, w * truncation, truncation)
+                    steps = min(truncation, horizon - w * truncation)
+                    window = problem.run(used, state, 0, 0, w * truncation, steps)
                     found[w, v, j] += sign * truncation * window.loss / 2
                     state = window.state
     return found

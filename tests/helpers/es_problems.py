@@ -84,25 +84,32 @@ class Balance(Plain):
 
 
 class Memory(Plain):
-    """s <- s / 2 + theta, loss c_t.s with a direction c_t for every inner step: linear in all thetas."""
+    """s <- s / 2 + theta, loss c_t.s with a direction c_t for every inner step: linear in all thetas.
 
-    horizon_steps = 12
+    final: only the last step counts; a window's loss is the change of c.s from its start to its end.
+    """
 
-    def __init__(self, truncation: int) -> None:
-        self.n_theta, self._truncation = 3, truncation
+    def __init__(self, truncation: int, horizon: int = 12, final: bool = False) -> None:
+        self.n_theta, self._truncation, self._horizon, self._final = 3, truncation, horizon, final
 
     def horizon(self, episode, pair):
-        return self.horizon_steps
+        return self._horizon
 
     def start(self, theta, episode, pair):
         return {"s": np.zeros(3)}
 
     def run(self, theta, state, episode, pair, t0, steps):
         s, total = state["s"], 0.0
+        before = self._loss(t0 - 1, s)
         for t in range(t0, t0 + steps):
             s = 0.5 * s + theta
-            total += float(np.cos([0.3 * t, 0.5 * t + 1, t]) @ s)
-        return Window(total / self._truncation, {"s": s}, False, steps)
+            total += self._loss(t, s)
+        loss = self._loss(t0 + steps - 1, s) - before if self._final else total
+        return Window(loss / self._truncation, {"s": s}, False, steps)
+
+    @staticmethod
+    def _loss(t, s):
+        return float(np.cos([0.3 * t, 0.5 * t + 1, t]) @ s)
 
 
 class Drift(Plain):

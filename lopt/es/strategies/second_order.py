@@ -42,7 +42,7 @@ class SecondOrder(Antithetic):
         "the other m; step g_j / max(average h_j, floor)",
         "g: grad f_sigma; h: diagonal of the Hessian of f_sigma; any f.  The step is a ratio: biased",
         "g as antithetic; h_j, f = sum a_j x_j^2 / 2: (|a|^2 + 13 a_j^2) / P + (|a|^2 + a_j^2) / (P (P - 1)). "
-        "Evaluation noise tau^2 enters h as tau^2 / (P sigma^4)",
+        "Evaluation noise tau^2 enters h as tau^2 / ((P - 1) sigma^4)",
         '2 P evaluations, P >= 2; D floats of memory; shaping "raw"',
         "coordinates differ in scale, P is not far below D, and the loss is not noisy; sigma larger than for g",
     )
