@@ -193,7 +193,8 @@ def all_estimators(comm: Comm, checkpoints: str | None = None) -> dict[str, dict
     """`run_drift` by every estimator with three pairs; optionally from checkpoints in a folder."""
     found = {}
     for name in ESTIMATORS:
-        cfg = settings(estimator=name, pairs=3, truncation=2, difference="normalised")
+        more = {"gpes": {"resample": 4}, "truncated": {"noise_table": 1000}}.get(name, {})
+        cfg = settings(estimator=name, pairs=3, truncation=2, difference="normalised", **more)
         saved = None
         if checkpoints is not None:
             with np.load(f"{checkpoints}/{name}.checkpoint.npz") as arrays:
