@@ -20,22 +20,16 @@ from lopt.tasks import samplers
 from lopt.tasks.checks import check_flag, check_integer
 from lopt.tasks.images import IMAGE_DATA, ImageTask
 from lopt.tasks.initialisers import check_initialiser, draw
-from lopt.tasks.norm_core import NORMS
 from lopt.tasks.resnet_core import (
     BUFFERS,
-    EPS,
-    IDENTITY,
     POOL_SIDE,
     POOL_STRIDE,
-    PROJECTION,
-    WITHOUT,
-    resnet_entry,
     resnet_evaluate,
 )
-from lopt.tasks.resnet_plan import BLOCKS, NETWORKS, Block, Unit, largest_map, network, tables
+from lopt.tasks.resnet_plan import BLOCKS, NETWORKS, Block, Table, Unit, largest_map, network, table
 from lopt.tasks.transformer_options import first_affordable, floor_logint, image_stand_in
 
-RESNET_NORMS = ("batch", "layer", "virtual", "none")
+NORMS = ("batch", "layer", "virtual")
 MOST_STRIDE = 3
 # The published law: channels of the four stages in units of the first, and the activations at hand of those behind the
 # stem, as often as they are in the published list.
@@ -79,7 +73,7 @@ class Resnet(ImageTask):
                      a block but the last, the stride is that of the first 3 x 3 unit of the first block
     norm             "batch": statistics of the batch over examples and positions, on every split alike; "layer": over
                      the channels of each position; "virtual": those of the first rows of the training split, which
-                     then pass through the network with every batch; "none": biases instead
+                     then pass through the network with every batch
     reference_rows   rows of the reference batch of virtual batch norm, augmented alike at all steps of a training
     activation       f, one of TaskSet's nine, or "linear"
     stem_activation  the one behind the stem; "": f
@@ -107,7 +101,6 @@ class Resnet(ImageTask):
     init_scale: float = 1.0
 
     core = staticmethod(resnet_evaluate)
-    entry = resnet_entry
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,8 +114,8 @@ class Resnet(ImageTask):
             raise TaskError(f"stages = {self.stages!r}, valid: a list of one stage at least")
         for k, stage in enumerate(self.stages):
             _check_sizes(f"stages[{k}]", stage, ("blocks", "channels", "inner channels", "stride"))
-        if self.norm not in RESNET_NORMS:
-            raise TaskError(unknown("norm", self.norm, RESNET_NORMS))
+        if self.norm not in NORMS:
+            raise TaskError(unknown("norm", self.norm, NORMS))
         lo, hi = self.splits[TRAIN]
         check_integer("reference_rows", self.reference_rows, 2, hi - lo)
         for option in ("activation", "stem_activation"):
@@ -163,42 +156,40 @@ class Resnet(ImageTask):
         """Rows of the reference batch, 0 if there is none."""
         return self.reference_rows if self.norm == "virtual" else 0
 
-    @property
-    def _vectors(self) -> tuple[str, ...]:
-        """Names of the vectors that a unit has besides its kernel."""
-        return ("b",) if self.norm == "none" else ("gamma", "beta")
-
     @functools.cached_property
     def layout(self) -> Layout:
         tensors: list[tuple[str, tuple[int, ...]]] = []
         for u in self.units:
             tensors.append((f"{u.name}_w", u.kernel_shape))
-            tensors += [(f"{u.name}_{name}", u.after[2:]) for name in self._vectors]
-        ends = (self.units[-1].after[2], self.dataset.n_classes)
+            tensors += [(f"{u.name}_{name}", u.after[2:]) for name in ("gamma", "beta")]
+        ends = (self.blocks[-1].after[2], self.dataset.n_classes)
         return Layout([*tensors, ("w_out", ends), ("b_out", ends[1:])])
 
     @functools.cached_property
+    def table(self) -> Table:
+        """Offsets of parameters and scratch."""
+        names = (self.stem_activation or self.activation, self.activation)
+        stem, inside = (ACTIVATIONS.index(name) for name in names)
+        return table(self.blocks, self._pools, (stem, inside))
+
+    @functools.cached_property
     def arrays(self) -> TaskData:
-        t = tables(self.blocks, self._pools, len(self._vectors))
-        stem = ACTIVATIONS.index(self.stem_activation or self.activation)
         sizes = [
-            *self.image_sizes, NORMS.index(self.norm), self.reference_count, stem,
-            ACTIVATIONS.index(self.activation), int(self._pools), self.dataset.n_classes,
-            len(self.units), len(self.blocks), t.kept, t.kept_fixed, largest_map(self.blocks),
-            *t.units, *t.blocks, *range(self.reference_count),
+            *self.image_sizes, int(self.norm == "layer"), self.reference_count, int(self._pools),
+            self.dataset.n_classes, len(self.units), *self.table.kept, largest_map(self.blocks),
+            *self.table.rows, *range(self.reference_count),
         ]  # fmt: skip
-        hyper = [*self.image_hyper, 0.0 if self.norm == "none" else LAYER_EPS]
         return TaskData(
             self.dataset.floats,
             self.dataset.ints,
             np.array(sizes, np.int64),
-            np.array(hyper, np.float32),
+            np.array(self.image_hyper, np.float32),
         )
 
     def work_size(self, batch: int) -> int:
-        images, t = self.reference_count + batch, tables(self.blocks, self._pools, 0)
-        head = batch * (2 * self.blocks[-1].last.after[2] + self.dataset.n_classes + 1) + 32
-        maps = images * (t.kept + BUFFERS * largest_map(self.blocks)) + t.kept_fixed
+        images, (kept, fixed) = self.reference_count + batch, self.table.kept
+        head = batch * (2 * self.blocks[-1].after[2] + self.dataset.n_classes + 1) + 32
+        maps = images * (kept + BUFFERS * largest_map(self.blocks)) + fixed
         norms = int(norm_work(max(u.after[2] for u in self.units)))
         scratch = (conv_scratch(images, u.after[:2], u.kernel_shape) for u in self.units)
         return maps + head + max(norms, *scratch)
@@ -213,7 +204,7 @@ class Resnet(ImageTask):
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)
-        ends = [f"{b.last.name}_gamma" for b in self.blocks if b.shortcut != WITHOUT]
+        ends = [f"{b.chain[-1].name}_gamma" for b in self.blocks if not b.is_stem]
         zeros = ("w_out", *ends) if self.zero_start else ()
         for k, (name, view) in enumerate(self.layout.views(params).items()):
             if name in zeros:
@@ -227,55 +218,43 @@ class Resnet(ImageTask):
     def _unit_reference(self, x: np.ndarray, t: Mapping[str, np.ndarray], unit: Unit) -> tuple:
         """The unit's map, and a function from its gradient and a dict to fill to the gradient of x."""
         w, channels = t[f"{unit.name}_w"], unit.after[2]
+        gamma, beta = t[f"{unit.name}_gamma"], t[f"{unit.name}_beta"]
         z = conv_reference(x, w, None, unit.stride, "same")
         flat, axis = z.reshape(-1, channels), int(self.norm == "layer")
-        gamma, beta = (t.get(f"{unit.name}_{n}", np.ones(1)) for n in ("gamma", "beta"))
         counted = channels if axis else (self.reference_count or len(x)) * (z[0].size // channels)
-        if self.norm == "none":
-            y = flat + t[f"{unit.name}_b"]
-        else:
-            eps = float(self.arrays.hyper[EPS])
-            y, xhat, rstd = norm_reference(flat, gamma, beta, eps, axis, counted)
+        y, xhat, rstd = norm_reference(flat, gamma, beta, LAYER_EPS, axis, counted)
 
         def back(dy: np.ndarray, grads: dict[str, np.ndarray]) -> np.ndarray:
-            dz = dy.reshape(-1, channels)
-            if self.norm == "none":
-                grads[f"{unit.name}_b"] = dz.sum(axis=0)
-            else:
-                dz, dgamma, dbeta = norm_backward_reference(xhat, rstd, gamma, dz, axis, counted)
-                grads |= {f"{unit.name}_gamma": dgamma, f"{unit.name}_beta": dbeta}
-            dx, grads[f"{unit.name}_w"], _ = conv_bwd_reference(
-                x, w, dz.reshape(z.shape), unit.stride, "same"
-            )
+            flat = dy.reshape(-1, channels)
+            dz, dgamma, dbeta = norm_backward_reference(xhat, rstd, gamma, flat, axis, counted)
+            dz = dz.reshape(z.shape)
+            dx, dw, _ = conv_bwd_reference(x, w, dz, unit.stride, "same")
+            found = {"w": dw, "gamma": dgamma, "beta": dbeta}
+            grads |= {f"{unit.name}_{name}": value for name, value in found.items()}
             return dx
 
         return y.reshape(z.shape), back
 
-    def _block_reference(
-        self, x: np.ndarray, t: Mapping[str, np.ndarray], block: Block, activation: str
-    ) -> tuple:
+    def _block_reference(self, x: np.ndarray, t: Mapping[str, np.ndarray], block: Block) -> tuple:
         """The block's map, and a function like that of `_unit_reference`."""
-        h, tape, skip_back = x, [], None
+        f = (self.stem_activation if block.is_stem else "") or self.activation
+        added, skip_back = np.zeros(1) if block.is_stem else x, None
+        if block.skip:
+            added, skip_back = self._unit_reference(x, t, block.skip[0])
+        h, tape = x, []
         for unit in block.chain:
             y, back = self._unit_reference(h, t, unit)
-            if unit is block.last and block.shortcut == IDENTITY:
-                y = y + x
-            elif unit is block.last and block.shortcut == PROJECTION:
-                skip, skip_back = self._unit_reference(x, t, block.units[-1])
-                y = y + skip
-            h, slope = activate_reference(activation, y)
+            h, slope = activate_reference(f, y + added if unit is block.chain[-1] else y)
             tape.append((back, slope))
 
         def backward(d: np.ndarray, grads: dict[str, np.ndarray]) -> np.ndarray:
-            around = np.zeros_like(x)
-            for back, slope in reversed(tape):
-                d = d * slope
-                if back is tape[-1][0] and block.shortcut == IDENTITY:
-                    around = d
-                elif back is tape[-1][0] and skip_back is not None:
-                    around = skip_back(d, grads)
-                d = back(d, grads)
-            return d + around
+            dy = d * tape[-1][1]
+            d = tape[-1][0](dy, grads)
+            for back, slope in reversed(tape[:-1]):
+                d = back(d * slope, grads)
+            if block.is_stem:
+                return d
+            return d + (skip_back(dy, grads) if skip_back else dy)
 
         return h, backward
 
@@ -289,11 +268,9 @@ class Resnet(ImageTask):
         h = h.reshape(-1, *self.input_shape)
         tape: list[Callable] = []
         for block in self.blocks:
-            stem = block.shortcut == WITHOUT
-            f = (self.stem_activation if stem else "") or self.activation
-            h, back = self._block_reference(h, t, block, f)
+            h, back = self._block_reference(h, t, block)
             tape.append(back)
-            if stem and self._pools:
+            if block.is_stem and self._pools:
                 h, back = _pool_reference(h)
                 tape.append(back)
         means = h[top:].mean(axis=(1, 2))
@@ -358,7 +335,7 @@ class Resnet(ImageTask):
                 initialiser="sonnet", center=True, augmentation=crop,
             ),
             cls(
-                batch_size=3, stem=(3, 2, 2), max_pool=True, block="bottleneck", norm="none",
+                batch_size=3, stem=(3, 2, 2), max_pool=True, block="bottleneck",
                 stages=((1, 3, 2, 2), (1, 3, 1, 1)), activation="elu", zero_start=True,
             ),
         ]  # fmt: skip

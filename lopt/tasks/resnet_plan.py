@@ -1,14 +1,14 @@
-"""What a residual network consists of: its units and blocks, and the two tables that the kernel reads.
+"""What a residual network consists of: its units and blocks, and the table that the kernel reads.
 
 The kernel is in `lopt.tasks.resnet_core`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lopt.ops.conv import conv_size
-from lopt.tasks.resnet_core import IDENTITY, POOL_SIDE, POOL_STRIDE, PROJECTION, WITHOUT
+from lopt.tasks.resnet_core import BEGIN, CHAIN, D_ADDED, END, POOL_SIDE, POOL_STRIDE, SKIP
 
 Map = tuple[int, int, int]  # height, width, channels
 Stage = tuple[int, int, int, int]  # blocks, channels, inner channels, stride
@@ -54,20 +54,35 @@ class Unit(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Units with a shortcut around them, WITHOUT (the stem), IDENTITY or PROJECTION; a projection is its last unit."""
+    """A chain of units, and the unit of its shortcut, if that is not the identity; the stem has no shortcut."""
 
-    units: tuple[Unit, ...]
-    shortcut: int
-
-    @property
-    def chain(self) -> tuple[Unit, ...]:
-        """The units but the projection."""
-        return self.units[: len(self.units) - (self.shortcut == PROJECTION)]
+    chain: tuple[Unit, ...]
+    skip: tuple[Unit, ...]
 
     @property
-    def last(self) -> Unit:
-        """The unit that makes the block's map."""
-        return self.chain[-1]
+    def is_stem(self) -> bool:
+        """Whether there is no shortcut."""
+        return len(self.chain) == 1
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """All of them, in the order of evaluation."""
+        return (*self.skip, *self.chain)
+
+    @property
+    def after(self) -> Map:
+        """The block's map."""
+        return self.chain[-1].after
+
+    def role(self, unit: Unit) -> int:
+        """What the kernel has to do around a unit."""
+        if self.is_stem:
+            return CHAIN
+        if unit in self.skip:
+            return SKIP
+        if unit is self.chain[-1]:
+            return END
+        return BEGIN if unit is self.chain[0] and not self.skip else CHAIN
 
 
 def unit_behind(name: str, before: Map, side: int, channels: int, stride: int) -> Unit:
@@ -86,17 +101,16 @@ def block_behind(
     name: str, before: Map, sides: Sequence[int], channels: int, inner: int, stride: int
 ) -> Block:
     """The block of that kind that makes so many channels of a map."""
-    units: list[Unit] = []
+    chain: list[Unit] = []
     strided = sides.index(3)
     for k, side in enumerate(sides):
-        here = units[-1].after if units else before
+        here = chain[-1].after if chain else before
         width = channels if k == len(sides) - 1 else inner
         step = stride if k == strided else 1
-        units.append(unit_behind(f"{name}_conv{k}", here, side, width, step))
+        chain.append(unit_behind(f"{name}_conv{k}", here, side, width, step))
     if (channels, stride) == (before[2], 1):
-        return Block(tuple(units), IDENTITY)
-    skip = unit_behind(f"{name}_skip", before, 1, channels, stride)
-    return Block((*units, skip), PROJECTION)
+        return Block(tuple(chain), ())
+    return Block(tuple(chain), (unit_behind(f"{name}_skip", before, 1, channels, stride),))
 
 
 def network(
@@ -104,45 +118,62 @@ def network(
 ) -> list[Block]:
     """The stem, then all blocks; options as in `lopt.tasks.resnet.Resnet`."""
     side, width, stride = stem
-    blocks = [Block((unit_behind("stem", image, side, width, stride),), WITHOUT)]
-    here = pooled(blocks[0].last.after) if max_pool else blocks[0].last.after
+    blocks = [Block((unit_behind("stem", image, side, width, stride),), ())]
+    here = pooled(blocks[0].after) if max_pool else blocks[0].after
     for count, channels, inner, stride in stages:
         for k in range(count):
             name, step = f"block{len(blocks) - 1}", stride if k == 0 else 1
             blocks.append(block_behind(name, here, BLOCKS[kind], channels, inner, step))
-            here = blocks[-1].last.after
+            here = blocks[-1].after
     return blocks
 
 
-class Tables(NamedTuple):
-    """What `lopt.tasks.resnet_core` reads: numbers kept per image and besides, rows of units and of blocks."""
+class Table(NamedTuple):
+    """What `lopt.tasks.resnet_core` reads: numbers kept per image and besides, one row of UNIT numbers per unit."""
 
-    kept: int
-    kept_fixed: int
-    units: list[int]
-    blocks: list[int]
+    kept: tuple[int, int]
+    rows: list[int]
 
 
-def tables(blocks: Sequence[Block], max_pool: bool, vectors: int) -> Tables:
-    """Offsets of everything; a unit has so many vectors besides its kernel."""
-    units, rows, count, params = [], [], 0, 0
-    place, kept = (0, 0), (math.prod(blocks[0].units[0].before), 0)  # of input and kept numbers
-    for k, block in enumerate(blocks):
-        first = place
+def table(blocks: Sequence[Block], max_pool: bool, activations: tuple[int, int]) -> Table:
+    """Offsets of everything; codes of the activations of stem and blocks."""
+    rows: list[int] = []
+    gradients = gradient_maps(blocks, max_pool)
+    params, kept = 0, (math.prod(blocks[0].chain[0].before), 0)
+    place = (0, 0)  # of the next unit's input
+    for block in blocks:
+        first = added = place
         for unit in block.units:
             size, channels = math.prod(unit.after), unit.after[2]
-            is_projection = unit is block.units[-1] and block.shortcut == PROJECTION
-            source = first if is_projection else place
-            units += [unit.side, unit.stride, *unit.before, *unit.after, params, *source, *kept]
-            params += math.prod(unit.kernel_shape) + vectors * channels
-            kept = kept[0] + size + size // channels, kept[1] + channels  # xhat | rstd
-            if not is_projection:
-                place, kept = (kept[0] + size, kept[1]), (kept[0] + 2 * size, kept[1])  # y | h
-        if k == 0 and max_pool:
-            place, kept = kept, (kept[0] + math.prod(pooled(block.last.after)), kept[1])
-        rows += [count, count + len(block.chain), block.shortcut]
-        count += len(block.units)
-    return Tables(*kept, units, rows)
+            role = block.role(unit)
+            source = first if unit in (*block.skip, block.chain[0]) else place
+            rows += [unit.side, unit.stride, *unit.before, *unit.after, params, *source, *kept]
+            rows += [*added, role, activations[not block.is_stem], *next(gradients)]
+            params += math.prod(unit.kernel_shape) + 2 * channels
+            y = kept[0] + size + size // channels, kept[1] + channels  # behind xhat | rstd
+            h = y[0] + size, y[1]
+            if role == SKIP:
+                added, kept = y, h
+            else:
+                place, kept = h, (h[0] + size, h[1])
+        if block.is_stem and max_pool:
+            place, kept = kept, (kept[0] + math.prod(pooled(block.after)), kept[1])
+    return Table(kept, rows)
+
+
+def gradient_maps(blocks: Sequence[Block], max_pool: bool) -> Iterator[tuple[int, int]]:
+    """For each unit in the order of evaluation, which maps have the gradients of what it makes and of its input.
+
+    Backwards, the chain goes from map to map, 0 and 1 in turn.  A shortcut's unit comes last in its block: it goes from
+    D_ADDED to that of the two which the chain has left, and there the chain's result is added.
+    """
+    found, at = [], 0
+    for k, block in reversed(list(enumerate(blocks))):
+        for unit in reversed(block.units):
+            found.append((D_ADDED if block.role(unit) == SKIP else at, 1 - at))
+            at = 1 - at
+        at = 1 - at if k == 1 and max_pool else at
+    return iter(reversed(found))
 
 
 def largest_map(blocks: Sequence[Block]) -> int:
