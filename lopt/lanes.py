@@ -1,8 +1,9 @@
-"""What a team of lanes is on each target: `lane()`, `lanes()`, `sync()`, `matmul()`.
+"""What a team of lanes is on each target: `lane()`, `lanes()`, `sync()`, `matmul()`, `layer()`, `add_row_sums()`,
+`add_row_squares()`.
 
 A team works on one problem.  On the CPU a team is one lane; on CUDA a team is a thread block and a lane is a thread.
 Kernels are module-level `@kernel` functions that loop over `range(lane(), n, lanes())` and put `sync()` between phases;
-the four hooks get their meaning from Numba's per-target overloads, so one source serves all targets.
+these hooks get their meaning from Numba's per-target overloads, so one source serves all targets.
 
 Rules for kernels
     * `sync()` only at the top level of a function or in loops whose bounds are equal for all lanes.
@@ -21,6 +22,7 @@ from numba.extending import overload
 from threadpoolctl import threadpool_limits
 
 from lopt.kernel_cache import jit, stored
+from lopt.tiles import row_sums, tiled_layer
 
 PARTIALS = 32  # partial sums of a reduction; fixed: its bits must not depend on the number of lanes
 
@@ -81,6 +83,39 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     np.dot(a, b, out)
 
 
+def layer(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray, out: np.ndarray, n: int, floor: np.floating
+) -> None:
+    """out = max(w^T x + bias, floor), a layer whose n examples are columns.  All lanes call it; it synchronises as `matmul`.
+
+    Shapes: x (K, >= n), w (>= K, >= m), bias (>= m,), C-contiguous, of which what is beyond is not read; out (m, >= n)
+    C-contiguous, OVERWRITTEN up to column n, distinct from the others; floor of their dtype: 0 is a ReLU, -inf nothing.
+    A NaN becomes the floor.  On the CPU the bits of a column do not depend on the other columns.
+    """
+    m = out.shape[0]
+    product = w[: x.shape[0], :m].T @ x[:, :n]
+    out[:, :n] = np.fmax(product + bias[:m, None], floor)
+
+
+def add_row_sums(rows: np.ndarray, n: int, partials: np.ndarray) -> None:
+    """Add n elements of each row of rows (F, >= n) to its 32 partial sums (F, 32): element i to partial i % 32, i ascending.
+
+    No barrier: each partial belongs to one lane, and the bits do not depend on the number of lanes.
+    """
+    for c in range(rows.shape[0]):
+        for k in range(lane(), PARTIALS, lanes()):
+            for i in range(k, n, PARTIALS):
+                partials[c, k] += rows[c, i]
+
+
+def add_row_squares(rows: np.ndarray, n: int, partials: np.ndarray) -> None:
+    """`add_row_sums` of the squares."""
+    for c in range(rows.shape[0]):
+        for k in range(lane(), PARTIALS, lanes()):
+            for i in range(k, n, PARTIALS):
+                partials[c, k] += rows[c, i] * rows[c, i]
+
+
 @overload(lane, target="cpu")
 def _lane_cpu():
     return lambda: 0
@@ -102,6 +137,21 @@ def _matmul_cpu(a, b, out):
         np.dot(a, b, out)
 
     return impl
+
+
+@overload(layer, target="cpu")
+def _layer_cpu(x, w, bias, out, n, floor):
+    return tiled_layer(x.dtype.bitwidth // 8)
+
+
+@overload(add_row_sums, target="cpu")
+def _add_row_sums_cpu(rows, n, partials):
+    return row_sums(rows.dtype.bitwidth // 8, PARTIALS, False)
+
+
+@overload(add_row_squares, target="cpu")
+def _add_row_squares_cpu(rows, n, partials):
+    return row_sums(rows.dtype.bitwidth // 8, PARTIALS, True)
 
 
 @kernel
@@ -200,3 +250,27 @@ def _register_cuda() -> None:
             cuda.syncthreads()
 
         return impl
+
+    @overload(layer, target="cuda")
+    def _layer_cuda(x, w, bias, out, n, floor):
+        def impl(x, w, bias, out, n, floor):
+            cuda.syncthreads()
+            m, depth = out.shape[0], x.shape[0]
+            for q in range(cuda.threadIdx.x, m * n, cuda.blockDim.x):
+                j = q // n
+                i = q - j * n
+                s = bias[j]
+                for k in range(depth):
+                    s += w[k, j] * x[k, i]
+                out[j, i] = s if s > floor else floor
+            cuda.syncthreads()
+
+        return impl
+
+    @overload(add_row_sums, target="cuda")
+    def _add_row_sums_cuda(rows: np.ndarray, n: int, partials: np.ndarray):
+        return add_row_sums
+
+    @overload(add_row_squares, target="cuda")
+    def _add_row_squares_cuda(rows: np.ndarray, n: int, partials: np.ndarray):
+        return add_row_squares

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "lopt"
 
 # Layer of each module or package directly under lopt/; a new one must be entered here.
 LAYERS = {
+    "tiles": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
     "rng": 1, "ops": 1,
     "task": 2, "optimizer": 2, "augment": 2,
@@ -32,6 +33,7 @@ MAY_IMPORT = {
 # Sideways imports inside one layer that are part of the design; everything else sideways is refused.
 SIDEWAYS = {
     ("lanes", "kernel_cache"),
+    ("lanes", "tiles"),
     ("augment", "task"),
     ("task_times", "bench"),
     ("bench", "bench_noise"),

@@ -19,7 +19,7 @@ from lopt.optimizer import Optimizer, optimizer
 MIXED = Layout(
     (("a", (6, 5)), ("s", ()), ("k", (2, 3, 4, 5)), ("one", (1,)), ("u", (1, 1)), ("b", (7,)))
 )
-SINGLE = Layout((("w", (130, 3)),))
+SINGLE = Layout((("w", (37, 3)),))
 BLOCKS = Layout((("w", (40, 30)), ("b", (30,))))  # several blocks, all rows kept
 MANY = Layout((("w", (70, 69)), ("cube", (3, 3, 3)), ("b", (33,))))  # too many to keep all rows
 LAYOUTS = {"mixed": MIXED, "single": SINGLE, "blocks": BLOCKS, "many": MANY}
@@ -249,7 +249,7 @@ def normalised_inputs(scale: float) -> np.ndarray:
         grad = scale * normals(9, t)
         run.step(grad)
     rows, memory = np.empty((opt.n_features, 9)), run.memory
-    parameter_features(rows, np.ones(9), grad, memory.m, memory.v, memory.past, 2, 0)
+    parameter_features(rows, 9, np.ones(9), grad, memory, 2, 0)
     return rows / np.sqrt(1e-5 + (rows**2).mean(axis=1, keepdims=True))
 
 

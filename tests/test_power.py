@@ -39,6 +39,7 @@ RNG, OPS, DATA, CONFIG = (f"test_{f}.py::test_" for f in ("rng", "ops", "data", 
 OWN, TABLES = "test_data_in_tasks.py::test_", "test_tables.py::test_"
 TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::test_"
 LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
+TILES = "test_tiles.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
@@ -150,6 +151,15 @@ BREAKAGES = [Breakage(*entry) for entry in (
      "            g[i] = min(max(g[i], -bound), bound)\n        sync()\n",
      "            g[i] = min(max(g[i], -bound), bound)\n",
      LEARNED + "long_reductions_do_not_depend_on_the_lanes[hierarchical]"),
+    ("feature rows of two tensors in one place", "arch/per_parameter.py",
+     "offset // BLOCK + k + (start", "offset // BLOCK + (start",
+     LEARNED + "float64_kernels_agree_with_the_reference[small-mixed]"),
+    ("squares of rows are their sums", "lanes.py",
+     "partials[c, k] += rows[c, i] * rows[c, i]", "partials[c, k] += rows[c, i]",
+     TILES + "row_sums_add_to_32_partials[4-33-float32]"),
+    ("bias of a layer below its floor", "lanes.py",
+     "np.fmax(product + bias[:m, None], floor)", "np.fmax(product, floor) + bias[:m, None]",
+     TILES + "layer_turns_nan_into_the_floor"),
     ("equal initial weights in all layers", "arch/mlp_optimizer.py",
      "stream, rng.THETA, k)", "stream, rng.THETA, 0)",
      LEARNED + "initial_weights_have_their_law_and_are_drawn_apart[mlp]"),

@@ -13,17 +13,16 @@ from lopt.arch.per_parameter import (
     KEPT,
     TIMES,
     TINY,
-    add_row_squares,
     apply_direction,
-    block_of,
     clear_rows,
     hidden_layers,
     network,
+    place_of,
     scratch_of,
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import add_row_squares, kernel, lane, lanes, sync
 from lopt.layout import Layout
 from lopt.optimizer import register_optimizer
 
@@ -123,9 +122,9 @@ def derive(factors, inverses, moments, n_rows, nb):
 
 
 @kernel
-def adam_like_features(rows, params, grad, m, v, offset):
+def adam_like_features(rows, count, params, grad, m, v, offset):
     """Rows 0-9: g, w, m (3), v, m / sqrt(v + 1e-6) (3), 1 / sqrt(v + 1e-6)."""
-    n, count = params.size, rows.shape[1]
+    n = params.size
     one, eps = params.dtype.type(1.0), params.dtype.type(1e-6)
     w, g, u = (
         params[offset : offset + count],
@@ -148,12 +147,12 @@ def adam_like_features(rows, params, grad, m, v, offset):
 
 
 @kernel
-def factored_features(rows, k, moments, factors, inverses, row_of, column_of, n_rows):
+def factored_features(rows, count, k, moments, factors, inverses, row_of, column_of, n_rows):
     """Rows 10-27 of decay k of a factored tensor: preconditioned g, means, 1 / sqrt of means, preconditioned m."""
     g, m = rows[0], rows[2 + k]
     preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
     row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
-    for i in range(lane(), rows.shape[1], lanes()):
+    for i in range(lane(), count, lanes()):
         r, c = row_of[i], n_rows + column_of[i]
         both = factors[r] * factors[c]
         preconditioned_g[i] = g[i] * both
@@ -166,14 +165,14 @@ def factored_features(rows, k, moments, factors, inverses, row_of, column_of, n_
 
 
 @kernel
-def full_features(rows, k, moments):
+def full_features(rows, count, k, moments):
     """The same rows for a tensor with fewer than two axes: its full second moment in both places."""
     cast = rows.dtype.type
     one, small, floor, eps = cast(1.0), cast(1e-8), cast(1e-9), cast(1e-6)
     g, m = rows[0], rows[2 + k]
     preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
     row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
-    for i in range(lane(), rows.shape[1], lanes()):
+    for i in range(lane(), count, lanes()):
         moment = moments[i]
         r = one / math.sqrt(moment + small)
         preconditioned_g[i] = g[i] / math.sqrt(max(moment + floor, floor))
@@ -186,10 +185,10 @@ def full_features(rows, k, moments):
 
 
 @kernel
-def all_features(rows, params, grad, state, derived, tensor, places, start):
-    """The 28 rows of `rows.shape[1]` parameters from `start`; derived (per decay: factors, inverses), places (2 N,)."""
-    n, count = params.size, rows.shape[1]
-    adam_like_features(rows, params, grad, state, state[N_DECAYS * n :], start)
+def all_features(rows, count, params, grad, state, derived, tensor, places, start):
+    """The 28 rows of `count` parameters from `start`; derived (per decay: factors, inverses), places (2 N,)."""
+    n = params.size
+    adam_like_features(rows, count, params, grad, state, state[N_DECAYS * n :], start)
     moments = state[(N_DECAYS + 1) * n : state.size - 1]
     stride = moments.size // N_DECAYS
     for k in range(N_DECAYS):
@@ -197,12 +196,12 @@ def all_features(rows, params, grad, state, derived, tensor, places, start):
         if tensor.n_rows > 0:
             at = VECTORS * k * stride + tensor.own
             factored_features(
-                rows, k, own, derived[at:], derived[at + stride :], places[start : start + count],
+                rows, count, k, own, derived[at:], derived[at + stride :], places[start : start + count],
                 places[n + start : n + start + count], tensor.n_rows,
             )  # fmt: skip
         else:
             first = start - tensor.offset
-            full_features(rows, k, own[first : first + count])
+            full_features(rows, count, k, own[first : first + count])
 
 
 @kernel
@@ -236,7 +235,7 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
     decays, fresh = work[a : a + N_DECAYS], work[a + N_DECAYS : a + N_DECAYS + stride]
     a += N_DECAYS + stride
     derived = work[a : a + VECTORS * N_DECAYS * stride]
-    scratch = scratch_of(work[a + derived.size :], N_FEATURES, hidden, n, net.last)
+    scratch = scratch_of(work[a + derived.size :], N_FEATURES, hidden)
 
     for k in range(lane(), N_DECAYS, lanes()):
         decays[k] = work.dtype.type(learned_decay(hyper[2 + k], shifts[k]))
@@ -254,19 +253,19 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
         )
         clear_rows(scratch.squares)
         for start in range(offset, offset + size, BLOCK):
-            rows = block_of(scratch, n, start, min(BLOCK, offset + size - start)).rows
-            all_features(rows, params, grad, state, derived, tensor, places, start)
-            add_row_squares(rows, scratch.squares)
+            rows = scratch.rows[place_of(n, offset, j, start)]
+            count = min(BLOCK, offset + size - start)
+            all_features(rows, count, params, grad, state, derived, tensor, places, start)
+            add_row_squares(rows, count, scratch.squares)
             sync()
         normalise(net, scratch, totals, size)
         for start in range(offset, offset + size, BLOCK):
             count = min(BLOCK, offset + size - start)
-            block = block_of(scratch, n, start, count)
+            rows = scratch.rows[place_of(n, offset, j, start)]
             if n > KEPT:
-                all_features(block.rows, params, grad, state, derived, tensor, places, start)
-            hidden_layers(block, scratch.scaled, bias, net)
-            own = params[start : start + count]
-            apply_direction(own, block, scratch.head_weights, net.last_bias, step_mult, mag_rate)
+                all_features(rows, count, params, grad, state, derived, tensor, places, start)
+            hidden_layers(scratch, rows, count, scratch.scaled, bias, net)
+            apply_direction(params[start : start + count], scratch, net, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()

@@ -17,9 +17,10 @@ from lopt import rng
 from lopt.arch import anchored_features as see
 from lopt.arch import anchored_head as head
 from lopt.arch import anchored_views as views
-from lopt.arch.per_parameter import BLOCK, KEPT, add_row_squares, clear_rows
+from lopt.arch.per_parameter import BLOCK, KEPT, clear_rows
 from lopt.errors import OptimizerError
 from lopt.lanes import (
+    add_row_squares,
     add_square_partials,
     clear_partials,
     fold_partials,
@@ -55,7 +56,7 @@ def look_at_tensor(k, params, grad, memory, work, sizes, t):
         see.parameter_rows(
             rows, params, grad, memory.m, memory.v, rms_g, rms_v, see.EPS * root2, start
         )
-        add_row_squares(rows, work.squares)
+        add_row_squares(rows, count, work.squares)
         see.add_products(rows[see.G], rows[see.M], work.products[0])
         see.add_products(rows[see.G], rows[see.M + 1], work.products[1])
         sync()

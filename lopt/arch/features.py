@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from lopt.arch.per_parameter import TIMES, TINY, add_row_squares, clear_rows
-from lopt.lanes import fold_partials, kernel, lane, lanes, sync
+from lopt.arch.per_parameter import TIMES, TINY, clear_rows
+from lopt.lanes import add_row_squares, fold_partials, kernel, lane, lanes, sync
 from lopt.ops.elementary import log
 from lopt.optimizer import TABLE_COLUMNS
 
@@ -16,18 +16,18 @@ PAST_STEPS = 100
 
 
 @kernel
-def update_accumulators(grad, m, v, decays, n_decays):
-    """m_k <- d_k m_k + (1 - d_k) g; v_k <- d_k v_k + (1 - d_k) g^2, planes of N, no bias correction."""
-    n = grad.size
+def update_accumulators(count, grad, memory, decays, n_decays, offset):
+    """m_k <- d_k m_k + (1 - d_k) g; v_k <- d_k v_k + (1 - d_k) g^2, for `count` parameters; no bias correction."""
+    g = grad[offset : offset + count]
     tiny, zero = grad.dtype.type(TINY), grad.dtype.type(0.0)
     for k in range(n_decays):
-        mk, vk = m[k * n : k * n + n], v[k * n : k * n + n]
+        start = k * grad.size + offset
+        mk, vk = memory.m[start : start + count], memory.v[start : start + count]
         d = grad.dtype.type(decays[k])
         a = grad.dtype.type(1.0) - d
-        for i in range(lane(), n, lanes()):
-            g = grad[i]
-            new_m = d * mk[i] + a * g
-            new_v = d * vk[i] + a * (g * g)
+        for i in range(lane(), count, lanes()):
+            new_m = d * mk[i] + a * g[i]
+            new_v = d * vk[i] + a * (g[i] * g[i])
             mk[i] = new_m if abs(new_m) > tiny else zero
             vk[i] = new_v if new_v > tiny else zero
     sync()
@@ -47,12 +47,12 @@ def snapshot(params, old, new, calls):
 
 
 @kernel
-def parameter_features(rows, params, grad, m, v, past, n_decays, offset):
-    """Inputs of `rows.shape[1]` parameters from `offset`, before normalisation; rows (F, count).
+def parameter_features(rows, count, params, grad, memory, n_decays, offset):
+    """Inputs of `count` parameters from `offset`, before normalisation; rows (F, >= count).
 
     Order: g, w, log(|w| + 1e-8), m, v, m / sqrt(v + 1e-6), 1 / sqrt(v + 1e-6) [each for all decays], past w if kept.
     """
-    n, count = params.size, rows.shape[1]
+    n, m, v, past = params.size, memory.m, memory.v, memory.past
     one, eps, small = params.dtype.type(1.0), params.dtype.type(1e-6), params.dtype.type(1e-8)
     w, g = params[offset : offset + count], grad[offset : offset + count]
     row_g, row_w, row_log = rows[0], rows[1], rows[2]
@@ -79,12 +79,12 @@ def parameter_features(rows, params, grad, m, v, past, n_decays, offset):
 
 
 @kernel
-def clip_rows(rows, factors):
-    """Paper switch: rows (F, n) normalised by factors (F, 1) and clipped to +-10."""
+def clip_rows(rows, count, factors):
+    """Paper switch: `count` parameters of rows (F, >= count) normalised by factors (F, 1) and clipped to +-10."""
     bound = rows.dtype.type(10.0)
     for c in range(rows.shape[0]):
         row, f = rows[c], factors[c, 0]
-        for i in range(lane(), rows.shape[1], lanes()):
+        for i in range(lane(), count, lanes()):
             row[i] = min(max(f * row[i], -bound), bound)
     sync()
 
@@ -103,17 +103,17 @@ def sign(x):
 
 @kernel
 def variance_about(values, mean, centred, partials):
-    """Mean of (values - mean)^2.  Two passes, since a mean far from 0 would drown it.  Scratch: centred, partials (1, 32)."""
+    """Mean of (values - mean)^2, in two passes: a large mean would drown it.  Scratch: centred (1, any), partials (1, 32)."""
     n, about = values.size, values.dtype.type(mean)
-    chunk = centred.size
+    chunk = centred.shape[1]
     clear_rows(partials)
     for start in range(0, n, chunk):
         count = min(chunk, n - start)
-        x, y = values[start : start + count], centred[:count]
+        x, y = values[start : start + count], centred[0]
         for i in range(lane(), count, lanes()):
             y[i] = x[i] - about
         sync()
-        add_row_squares(y.reshape(1, count), partials)
+        add_row_squares(centred, count, partials)
         sync()
     return np.float64(fold_partials(partials[0])) / n
 

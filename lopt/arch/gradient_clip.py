@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from lopt.arch.per_parameter import add_row_squares, clear_rows
-from lopt.lanes import fold_partials, kernel, lane, lanes, sync
+from lopt.arch.per_parameter import clear_rows
+from lopt.lanes import add_row_squares, fold_partials, kernel, lane, lanes, sync
 from lopt.optimizer import TABLE_COLUMNS
 
 
@@ -26,7 +26,7 @@ def clip_gradient(grad, clip_state, table, decay, mult, partials):
             g[i] = min(max(g[i], -bound), bound)
         sync()
         clear_rows(rows)
-        add_row_squares(g.reshape(1, size), rows)
+        add_row_squares(g.reshape(1, size), size, rows)
         mean += np.float64(fold_partials(partials)) / max(size, 1)
     if lane() == 0:
         clip_state[0] = grad.dtype.type(t + 1.0)

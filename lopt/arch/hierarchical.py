@@ -22,41 +22,43 @@ from lopt.arch.lstm import lstm_step, mean_message
 from lopt.arch.per_parameter import (
     BLOCK,
     KEPT,
-    add_row_squares,
-    add_row_sums,
     apply_direction,
-    block_of,
     clear_rows,
     hidden_layers,
     inverse_rms,
+    place_of,
     scale_rows,
 )
 from lopt.errors import OptimizerError, unknown
-from lopt.lanes import kernel, lane, lanes, matmul, sync
+from lopt.lanes import add_row_squares, add_row_sums, kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
 from lopt.optimizer import TABLE_COLUMNS, Optimizer, nonempty_table, register_optimizer
 
 
 @kernel
-def look_at_tensor(k, params, grad, memory, work, sizes, train_loss, valid_loss):
-    """Features of tensor k: rows per parameter (kept if there is room), their 1 / RMS, and the LSTM's input row."""
+def look_at_tensor(k, params, grad, memory, work, sizes, decays, train_loss, valid_loss):
+    """Accumulators and features of tensor k: rows per parameter (kept if there is room), their 1 / RMS, the LSTM's inputs."""
     table, net, n_decays = sizes[views.TABLE :], work.network, sizes[views.DECAYS]
     at, n = 1 + TABLE_COLUMNS * k, params.size
     offset, size = table[at], table[at + 1]
     clear_rows(net.sums)
     clear_rows(net.squares)
+    summed = 3 + 2 * n_decays  # of w, m and v; that of log |w| comes along
     for start in range(offset, offset + size, BLOCK):
+        rows = net.rows[place_of(n, offset, k, start)]
         count = min(BLOCK, offset + size - start)
-        rows = block_of(net, n, start, count).rows
-        see.parameter_features(rows, params, grad, memory.m, memory.v, memory.past, n_decays, start)
-        add_row_sums(rows, net.sums)
-        add_row_squares(rows, net.squares)
+        see.update_accumulators(count, grad, memory, decays, n_decays, start)
+        see.parameter_features(rows, count, params, grad, memory, n_decays, start)
+        add_row_sums(rows[1:summed], count, net.sums[1:summed])
+        add_row_squares(rows, count, net.squares)
         sync()
     matmul(net.sums, net.ones, work.sums)
     matmul(net.squares, net.ones, work.squares)
     inverse_rms(work.factors[k].reshape(work.sums.shape), work.squares, size)
     mean_w = np.float64(work.sums[1, 0]) / size
-    variance_w = see.variance_about(params[offset : offset + size], mean_w, net.first, net.sums[:1])
+    variance_w = see.variance_about(
+        params[offset : offset + size], mean_w, net.heads[:1], net.sums[:1]
+    )
     row, own = work.inputs[k], sizes[views.BETWEEN] + sizes[views.TO_LSTM]
     see.tensor_features(
         row[own : own + see.TENSOR_FEATURES], work.sums, work.squares, variance_w, n_decays, table,
@@ -106,18 +108,15 @@ def move_tensor(k, params, grad, weights, memory, work, sizes, step_mult, mag_ra
     clear_rows(net.hidden_sums)
     for start in range(offset, offset + size, BLOCK):
         count = min(BLOCK, offset + size - start)
-        block = block_of(net, n, start, count)
+        rows = net.rows[place_of(n, offset, k, start)]
         if n > KEPT:
-            see.parameter_features(
-                block.rows, params, grad, memory.m, memory.v, memory.past, n_decays, start
-            )
+            see.parameter_features(rows, count, params, grad, memory, n_decays, start)
         if clip:
-            see.clip_rows(block.rows, factors)
-        first = mlp.first[: factors.size] if clip else net.scaled
-        hidden_layers(block, first, work.biases[k], mlp)
-        add_row_sums(block.second, net.hidden_sums)
-        own = params[start : start + count]
-        apply_direction(own, block, net.head_weights, mlp.last_bias, step_mult, mag_rate)
+            see.clip_rows(rows, count, factors)
+        first = mlp.first if clip else net.scaled
+        hidden_layers(net, rows, count, first, work.biases[k], mlp)
+        add_row_sums(net.second, count, net.hidden_sums)
+        apply_direction(params[start : start + count], net, mlp, step_mult, mag_rate)
     mean = work.means[k]
     matmul(net.hidden_sums, net.ones, mean.reshape(mean.size, 1))
     for j in range(lane(), mean.size, lanes()):
@@ -143,7 +142,7 @@ def hierarchical_step(theta, params, grad, state, loss, is_valid, data, work):
     valid_loss = stats.valid_feature(memory.valid, memory.train, sizes[views.ARTEFACT])
 
     weights = views.weights_of(theta, sizes)
-    room = views.work_of(work, sizes, n, weights.mlp.last)
+    room = views.work_of(work, sizes)
     table, n_tensors = sizes[views.TABLE :], sizes[views.TABLE]
     decay, mult = np.float64(hyper[views.CLIP_DECAY]), np.float64(hyper[views.CLIP_MULT])
     if sizes[views.LEARN_CLIP] != 0:
@@ -152,11 +151,9 @@ def hierarchical_step(theta, params, grad, state, loss, is_valid, data, work):
     if memory.past.size > 0:
         see.snapshot(params, memory.past, memory.recent, np.int64(memory.clip[0]) - 1)
     clip_gradient(grad, memory.clip, table, decay, mult, room.network.squares[0])
-    see.update_accumulators(
-        grad, memory.m, memory.v, hyper[views.FIRST_DECAY :], sizes[views.DECAYS]
-    )
+    decays = hyper[views.FIRST_DECAY :]
     for k in range(n_tensors):
-        look_at_tensor(k, params, grad, memory, room, sizes, train_loss, valid_loss)
+        look_at_tensor(k, params, grad, memory, room, sizes, decays, train_loss, valid_loss)
     tensor_network(weights, memory, room, table, views.feature_count(sizes), t)
     step_mult = params.dtype.type(hyper[views.STEP_MULT])
     mag_rate = params.dtype.type(hyper[views.MAG_RATE])

@@ -139,8 +139,8 @@ def memory_of(state, sizes, n):
 
 
 @kernel
-def work_of(work, sizes, n, last):
-    """The Work in the scratch for n parameters; `last` is the last matrix of the MLP."""
+def work_of(work, sizes):
+    """The Work in the scratch."""
     tensors, lstm, hidden, features = sizes[TABLE], sizes[LSTM], sizes[HIDDEN], feature_count(sizes)
     n_input = sizes[BETWEEN] + sizes[TO_LSTM] + TENSOR_FEATURES + lstm
     constants, outputs = CONSTANTS + sizes[TO_MLP], 2 + sizes[TO_LSTM]
@@ -171,7 +171,7 @@ def work_of(work, sizes, n, last):
         work[j:k].reshape(features, 1),
         work[k:q].reshape(1, lstm),
         work[q:r].reshape(1, sizes[BETWEEN]),
-        scratch_of(work[r:], features, hidden, n, last),
+        scratch_of(work[r:], features, hidden),
     )
 
 
@@ -189,4 +189,5 @@ def work_elements(sizes: np.ndarray, n: int) -> int:
     per_tensor = n_input + 4 * lstm + 2 * sizes[TO_MLP] + CONSTANTS
     per_tensor += 2 * hidden + features + 2 + sizes[TO_LSTM] + 1
     shared = 2 * features + lstm + sizes[BETWEEN]
-    return int(sizes[TABLE] * per_tensor + shared + scratch_size(int(features), int(hidden), n))
+    network = scratch_size(int(features), int(hidden), n, int(sizes[TABLE]))
+    return int(sizes[TABLE] * per_tensor + shared + network)

@@ -11,20 +11,19 @@ from lopt.arch.per_parameter import (
     KEPT,
     TIMES,
     TINY,
-    add_row_squares,
     apply_direction,
-    block_of,
     clear_rows,
     hidden_layers,
     inverse_rms,
     network,
+    place_of,
     scale_rows,
     scratch_of,
     scratch_size,
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import kernel, lane, lanes, matmul, sync
+from lopt.lanes import add_row_squares, kernel, lane, lanes, matmul, sync
 from lopt.layout import Layout
 from lopt.optimizer import TABLE_COLUMNS, Optimizer, register_optimizer, tensor_table
 
@@ -33,9 +32,9 @@ from lopt.optimizer import TABLE_COLUMNS, Optimizer, register_optimizer, tensor_
 
 
 @kernel
-def momentum_features(rows, params, grad, m, n_decays, offset):
-    """g, w, m_k of `rows.shape[1]` parameters from `offset`; rows (2 + n_decays, count)."""
-    n, count = params.size, rows.shape[1]
+def momentum_features(rows, count, params, grad, m, n_decays, offset):
+    """g, w, m_k of `count` parameters from `offset`; rows (2 + n_decays, >= count)."""
+    n = params.size
     w, g = params[offset : offset + count], grad[offset : offset + count]
     row_g, row_w = rows[0], rows[1]
     for i in range(lane(), count, lanes()):
@@ -82,7 +81,7 @@ def mlp_optimizer_step(theta, params, grad, state, loss, is_valid, data, work):
     t = np.float64(state[state.size - 1])
     net = network(theta, features + len(TIMES), hidden, 2)
     bias, totals = work[:hidden], work[hidden : hidden + features].reshape(features, 1)
-    scratch = scratch_of(work[hidden + features :], features, hidden, n, net.last)
+    scratch = scratch_of(work[hidden + features :], features, hidden)
     update_momenta(grad, state[: n_decays * n], hyper[2:], n_decays)
     tanh_time_bias(bias, net.first, net.first_bias, features, t)
     step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
@@ -90,19 +89,19 @@ def mlp_optimizer_step(theta, params, grad, state, loss, is_valid, data, work):
         offset, size = sizes[3 + TABLE_COLUMNS * k], sizes[4 + TABLE_COLUMNS * k]
         clear_rows(scratch.squares)
         for start in range(offset, offset + size, BLOCK):
-            rows = block_of(scratch, n, start, min(BLOCK, offset + size - start)).rows
-            momentum_features(rows, params, grad, state, n_decays, start)
-            add_row_squares(rows, scratch.squares)
+            rows = scratch.rows[place_of(n, offset, k, start)]
+            count = min(BLOCK, offset + size - start)
+            momentum_features(rows, count, params, grad, state, n_decays, start)
+            add_row_squares(rows, count, scratch.squares)
             sync()
         normalise(net, scratch, totals, size)
         for start in range(offset, offset + size, BLOCK):
             count = min(BLOCK, offset + size - start)
-            block = block_of(scratch, n, start, count)
+            rows = scratch.rows[place_of(n, offset, k, start)]
             if n > KEPT:
-                momentum_features(block.rows, params, grad, state, n_decays, start)
-            hidden_layers(block, scratch.scaled, bias, net)
-            own = params[start : start + count]
-            apply_direction(own, block, scratch.head_weights, net.last_bias, step_mult, mag_rate)
+                momentum_features(rows, count, params, grad, state, n_decays, start)
+            hidden_layers(scratch, rows, count, scratch.scaled, bias, net)
+            apply_direction(params[start : start + count], scratch, net, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()
@@ -157,9 +156,8 @@ class PerParameterOptimizer(Optimizer):
         return np.zeros(self.state_size(layout), theta.dtype)
 
     def work_size(self, layout: Layout) -> int:
-        return (
-            self.hidden + self.n_features + scratch_size(self.n_features, self.hidden, layout.size)
-        )
+        sizes = self.n_features, self.hidden, layout.size, len(layout)
+        return self.hidden + self.n_features + scratch_size(*sizes)
 
 
 @register_optimizer("mlp")

@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.lanes import PARTIALS, kernel, lane, lanes, matmul, sync
+from lopt.lanes import PARTIALS, kernel, lane, lanes, layer, sync
 from lopt.ops.elementary import exp
 
-BLOCK = (
-    512  # parameters processed together: rows and hidden layers of a block stay in a core's cache
-)
+BLOCK = 128  # parameters processed together: a block's layers stay in a core's first-level cache
 KEPT = 4096  # up to so many parameters, all feature rows are kept between the two passes; else computed twice
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # steps
 TINY = 1e-30  # accumulators below it become 0: subnormal arithmetic is many times slower
@@ -34,33 +32,24 @@ class Network(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Views of the scratch that the network needs; F normalised features, block <= BLOCK parameters."""
+    """Views of the scratch that the network needs; F normalised features."""
 
     ones: np.ndarray  # (32, 1)
     sums: np.ndarray  # (F, 32) partial sums of the features
     squares: np.ndarray  # (F, 32) partial sums of their squares
     hidden_sums: np.ndarray  # (H, 32) partial sums of the second hidden layer
     scaled: np.ndarray  # (F, H) first matrix with the normalisation folded in
-    head_weights: np.ndarray  # (2, H)
-    first: np.ndarray  # (H * block,)
-    second: np.ndarray  # (H * block,)
-    heads: np.ndarray  # (2 * block,)
-    rows: np.ndarray  # (F * N,) if N <= KEPT, else (F * block,)
+    first: np.ndarray  # (H, BLOCK) hidden layers of a block
+    second: np.ndarray  # (H, BLOCK)
+    heads: np.ndarray  # (2, BLOCK) direction and magnitude
+    rows: np.ndarray  # (blocks, F, BLOCK) features; one block for all if N > KEPT
 
 
-class Block(NamedTuple):
-    """Views of the scratch for a block of n parameters; blocks share all but the rows that are kept."""
-
-    rows: np.ndarray  # (F, n) features
-    first: np.ndarray  # (H, n) hidden layers
-    second: np.ndarray  # (H, n)
-    heads: np.ndarray  # (2, n) direction and magnitude, without bias
-
-
-def scratch_size(features: int, hidden: int, n: int) -> int:
-    """Elements of work that `scratch_of` reads, for n parameters."""
-    fixed = PARTIALS * (1 + 2 * features + hidden) + (features + 2) * hidden
-    return fixed + (2 * hidden + 2) * min(n, BLOCK) + features * (n if n <= KEPT else BLOCK)
+def scratch_size(features: int, hidden: int, n: int, tensors: int) -> int:
+    """Elements of work that `scratch_of` reads, for n parameters in some tensors."""
+    blocks = n // BLOCK + tensors if n <= KEPT else 1
+    fixed = PARTIALS * (1 + 2 * features + hidden) + features * hidden
+    return fixed + (2 * hidden + 2 + features * blocks) * BLOCK
 
 
 @kernel
@@ -82,23 +71,20 @@ def network(theta, inputs, hidden, outputs):
 
 
 @kernel
-def scratch_of(work, features, hidden, n, last):
-    """The Scratch at the beginning of work; sets what is constant during a step (ones, head weights)."""
-    block = min(n, BLOCK)
+def scratch_of(work, features, hidden):
+    """The Scratch that fills work; sets the ones."""
     a = PARTIALS
     b = a + PARTIALS * features
     c = b + PARTIALS * features
     d = c + PARTIALS * hidden
     e = d + features * hidden
-    f = e + 2 * hidden
-    g = f + hidden * block
-    h = g + hidden * block
-    ones, head_weights = work[:a].reshape(PARTIALS, 1), work[e:f].reshape(2, hidden)
+    f = e + hidden * BLOCK
+    g = f + hidden * BLOCK
+    h = g + 2 * BLOCK
+    blocks = (work.size - h) // (features * BLOCK)
+    ones = work[:a].reshape(PARTIALS, 1)
     for i in range(lane(), PARTIALS, lanes()):
         ones[i, 0] = work.dtype.type(1.0)
-    for j in range(lane(), hidden, lanes()):
-        head_weights[0, j] = last[j, 0]
-        head_weights[1, j] = last[j, 1]
     sync()
     return Scratch(
         ones,
@@ -106,25 +92,17 @@ def scratch_of(work, features, hidden, n, last):
         work[b:c].reshape(features, PARTIALS),
         work[c:d].reshape(hidden, PARTIALS),
         work[d:e].reshape(features, hidden),
-        head_weights,
-        work[f:g],
-        work[g:h],
-        work[h : h + 2 * block],
-        work[h + 2 * block :],
+        work[e:f].reshape(hidden, BLOCK),
+        work[f:g].reshape(hidden, BLOCK),
+        work[g:h].reshape(2, BLOCK),
+        work[h : h + blocks * features * BLOCK].reshape(blocks, features, BLOCK),
     )
 
 
 @kernel
-def block_of(scratch, n, start, count):
-    """The Block of the parameters [start, start + count) of n."""
-    features, hidden = scratch.scaled.shape
-    at = features * start if n <= KEPT else 0
-    return Block(
-        scratch.rows[at : at + features * count].reshape(features, count),
-        scratch.first[: hidden * count].reshape(hidden, count),
-        scratch.second[: hidden * count].reshape(hidden, count),
-        scratch.heads[: 2 * count].reshape(2, count),
-    )
+def place_of(n, offset, k, start):
+    """Index in scratch.rows for the block of tensor k, at `offset`, that begins at parameter `start` of n."""
+    return offset // BLOCK + k + (start - offset) // BLOCK if n <= KEPT else 0
 
 
 @kernel
@@ -133,47 +111,6 @@ def clear_rows(partials):
     for c in range(partials.shape[0]):
         for k in range(lane(), PARTIALS, lanes()):
             partials[c, k] = partials.dtype.type(0.0)
-
-
-@kernel
-def add_row_sums(rows, partials):
-    """Add each row of rows (F, n) to its 32 partial sums (F, 32): element i to partial i % 32.  No barrier.
-
-    Each partial belongs to one lane, so the bits do not depend on the number of lanes.
-    """
-    n = rows.shape[1]
-    by_four, by_one = n - n % (4 * PARTIALS), n - n % PARTIALS
-    for c in range(rows.shape[0]):
-        x, p = rows[c], partials[c]
-        for base in range(
-            0, by_four, 4 * PARTIALS
-        ):  # four at a time: the partials pass through memory less often
-            for k in range(lane(), PARTIALS, lanes()):
-                p[k] += (x[base + k] + x[base + 32 + k]) + (x[base + 64 + k] + x[base + 96 + k])
-        for base in range(by_four, by_one, PARTIALS):
-            for k in range(lane(), PARTIALS, lanes()):
-                p[k] += x[base + k]
-        for k in range(lane(), n - by_one, lanes()):
-            p[k] += x[by_one + k]
-
-
-@kernel
-def add_row_squares(rows, partials):
-    """`add_row_sums` of the squares."""
-    n = rows.shape[1]
-    by_four, by_one = n - n % (4 * PARTIALS), n - n % PARTIALS
-    for c in range(rows.shape[0]):
-        x, p = rows[c], partials[c]
-        for base in range(0, by_four, 4 * PARTIALS):
-            for k in range(lane(), PARTIALS, lanes()):
-                s, t = x[base + k], x[base + 32 + k]
-                u, v = x[base + 64 + k], x[base + 96 + k]
-                p[k] += (s * s + t * t) + (u * u + v * v)
-        for base in range(by_four, by_one, PARTIALS):
-            for k in range(lane(), PARTIALS, lanes()):
-                p[k] += x[base + k] * x[base + k]
-        for k in range(lane(), n - by_one, lanes()):
-            p[k] += x[by_one + k] * x[by_one + k]
 
 
 @kernel
@@ -189,41 +126,32 @@ def inverse_rms(factors, squares, size):
 def scale_rows(scaled, w, factors):
     """scaled = rows of w times factors (F, 1); w may have more rows."""
     features, hidden = scaled.shape
-    for q in range(lane(), features * hidden, lanes()):
-        c, j = q // hidden, q % hidden
-        scaled[c, j] = factors[c, 0] * w[c, j]
+    for c in range(features):
+        row, source, f = scaled[c], w[c], factors[c, 0]
+        for j in range(lane(), hidden, lanes()):
+            row[j] = f * source[j]
     sync()
 
 
 @kernel
-def relu_rows(z, bias):
-    """z <- max(z + bias, 0), one bias a row; z (rows, n) in place."""
-    rows, n = z.shape
-    zero = z.dtype.type(0.0)
-    for j in range(rows):
-        row, b = z[j], bias[j]
-        for i in range(lane(), n, lanes()):
-            v = row[i] + b
-            row[i] = v if v > zero else zero
-    sync()
+def hidden_layers(scratch, rows, count, first, bias, net):
+    """scratch.second = relu(second^T relu(first^T rows + bias) + second_bias) for `count` parameters.
+
+    Shapes: rows (F, BLOCK), first (F, H), bias (H,).
+    """
+    zero = bias.dtype.type(0.0)
+    layer(rows, first, bias, scratch.first, count, zero)
+    layer(scratch.first, net.second, net.second_bias, scratch.second, count, zero)
 
 
 @kernel
-def hidden_layers(block, first, bias, net):
-    """block.second = relu(second^T relu(first^T rows + bias) + second_bias); first (F, H), bias (H,)."""
-    matmul(first.T, block.rows, block.first)
-    relu_rows(block.first, bias)
-    matmul(net.second.T, block.first, block.second)
-    relu_rows(block.second, net.second_bias)
-
-
-@kernel
-def apply_direction(params, block, head_weights, head_bias, step_mult, mag_rate):
-    """Output head: w <- w - step_mult a exp(mag_rate b), (a, b) = head_weights (2, H) second + bias."""
-    matmul(head_weights, block.second, block.heads)
-    a, b, a0, b0 = block.heads[0], block.heads[1], head_bias[0], head_bias[1]
+def apply_direction(params, scratch, net, step_mult, mag_rate):
+    """Output head: w <- w - step_mult a exp(mag_rate b), (a, b) the first two outputs of the network."""
+    low = params.dtype.type(-np.inf)
+    layer(scratch.second, net.last, net.last_bias, scratch.heads, params.size, low)
+    a, b = scratch.heads[0], scratch.heads[1]
     for i in range(lane(), params.size, lanes()):
-        params[i] -= step_mult * (a[i] + a0) * exp(mag_rate * (b[i] + b0))
+        params[i] -= step_mult * a[i] * exp(mag_rate * b[i])
     sync()
 
 

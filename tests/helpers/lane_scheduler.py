@@ -182,11 +182,31 @@ def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     _sync()
 
 
+def _layer(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray, out: np.ndarray, n: int, floor: np.floating
+) -> None:
+    """The contract of `layer`, element by element."""
+    depth, m = x.shape[0], out.shape[0]
+    for name, a, least in (("x", x, (depth, n)), ("w", w, (depth, m)), ("bias", bias, (m,))):
+        if not a.flags.c_contiguous or any(s < k for s, k in zip(a.shape, least, strict=True)):
+            raise LaneError(f"layer: {name} has shape {a.shape}, or is not C-contiguous")
+        if np.shares_memory(a, out):
+            raise LaneError(f"layer: out shares memory with {name}")
+    if not out.flags.c_contiguous or out.shape[1] < n or depth < 1:
+        raise LaneError(f"layer: out has shape {out.shape}, or is not C-contiguous")
+    _sync()
+    for q in range(_here.lane, m * n, _here.team.lanes):
+        j, i = divmod(q, n)
+        out[j, i] = np.fmax(np.dot(w[:depth, j], x[:, i]) + bias[j], floor)
+    _sync()
+
+
 _HOOKS = {
     hooks.lane: lambda: _here.lane,
     hooks.lanes: lambda: _here.team.lanes,
     hooks.sync: _sync,
     hooks.matmul: _matmul,
+    hooks.layer: _layer,
 }
 
 
