@@ -3,6 +3,7 @@
 python -m lopt.bench_noise > docs/noise_table.md
 """
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ SHAPES = ((35_000, 256), (1_000_000, 64))  # coordinates and pairs
 SMALL, COORDINATES = 2**12, 64  # of the table whose errors are measured, and of its gradients
 RATIOS = (0.25, 1.0, 4.0)  # pairs for each number of that table
 REPEATS = 100  # of an error
+CLOCK = time.thread_time  # the thread's own time: other processes hardly count
 GRADIENTS: dict[str, Callable[[], np.ndarray]] = {
     "coordinates of random sign": lambda: np.sign(
         np.random.default_rng(0).normal(size=COORDINATES)
@@ -45,7 +47,9 @@ def speed() -> list[Figure]:
     for size in SIZES:
         numbers = np.empty(size, np.float32)
         made = median_seconds(
-            lambda numbers=numbers: rng.normals_into(numbers, 0, rng.stream(0), rng.TABLE, 0), 3
+            lambda numbers=numbers: rng.normals_into(numbers, 0, rng.stream(0), rng.TABLE, 0),
+            3,
+            CLOCK,
         )
         found += [
             figure(f"{name_of(size)}: memory of a node", size * 4 / 2**20, "MiB"),
@@ -70,7 +74,7 @@ def seconds_of_a_sum(source: Noise, n: int, pairs: int) -> float:
     node, addresses = NodeSum(SerialComm(), n), streams(0, 0, pairs)
     coefs = np.full(pairs, 0.1, np.float32)
     return median_seconds(
-        lambda: node.rebuild(lambda out, start: source.add(out, start, coefs, addresses)), 3
+        lambda: node.rebuild(lambda out, start: source.add(out, start, coefs, addresses)), 3, CLOCK
     )
 
 
@@ -82,7 +86,7 @@ def seconds_of_a_perturbation(source: Noise, n: int, count: int = 16) -> float:
         for address in addresses:
             source.fill(z, address)
 
-    return median_seconds(fill, 3) / count
+    return median_seconds(fill, 3, CLOCK) / count
 
 
 def errors() -> list[Figure]:
@@ -185,7 +189,7 @@ perturbation is D neighbours in it, from a random place on. Choose it with
 
 ## Speed and memory
 
-Nanoseconds for a coordinate of a pair on one core, medians of 3: "sum" is a gradient's rebuilding, all perturbations
+Nanoseconds of a core for a coordinate of a pair, medians of 3: "sum" is a gradient's rebuilding, all perturbations
 added up; "one" is a single perturbation written down. The same process multiplied 2048 x 2048 matrices at
 {sgemm:.0f} GFLOP/s. Made anew, a perturbation takes no memory.
 """
@@ -211,4 +215,4 @@ whose memory is not busy otherwise. Ranks of a node share one table, and also th
 
 
 if __name__ == "__main__":
-    print(page(noise(), sgemm_rate()))
+    print(page(noise(), sgemm_rate(clock=CLOCK)))
