@@ -1,8 +1,9 @@
 """How long an outer step takes on a cluster, from what its parts cost one rank.
 
-The parts, in the order of `lopt.es.estimator`: book-keeping that every rank does for all pairs; rollouts,
-each pair on one rank; one allreduce of 16 bytes a pair; the gradient, rebuilt by the ranks of each node
-together; what every rank does to every coordinate of theta.  Nothing overlaps: a step is their sum.
+The parts, in the order of `lopt.es.estimator`: book-keeping for all pairs on every rank, partly shared by
+the ranks of a node; rollouts, each pair on one rank; one allreduce of 16 bytes a pair; the gradient,
+rebuilt by the ranks of each node together; what every rank does to every coordinate of theta.  Nothing
+overlaps: a step is their sum.
 
 And how much of the time is left when nodes fail: Daly, "A higher order estimate of the optimum checkpoint
 interval for restart dumps" (2006); Young, "A first order approximation to the optimum checkpoint interval"
@@ -36,15 +37,17 @@ class Costs:
     """Seconds on a core of its own.
 
     pair      (S,) float64, samples of what one pair's rollouts take, both members
+    ask       asking the problem about one pair, done by one rank of each node
     book      book-keeping for one pair, done by every rank
     step      what an outer step takes beside
-    noise     one normal made and added to the gradient
+    noise     one normal made and added to the gradient, by one rank of each node
     n_theta   D, coordinates of theta
     theta     all that every rank does to one coordinate once a step
     surprise  standard deviation of the logarithm of predicted over true cost of a pair
     """
 
     pair: np.ndarray
+    ask: float
     book: float
     step: float
     noise: float
@@ -183,22 +186,22 @@ def outer_step(
     costs: Costs, machine: Machine, ranks: int, pairs: Pairs, hand_out: str = "dynamic"
 ) -> Step:
     """One outer step of these pairs on some ranks."""
-    slower, p = machine.slowdown(ranks), pairs.seconds.size
+    slower, p, sharers = machine.slowdown(ranks), pairs.seconds.size, _sharers(machine, ranks)
     slowed = pairs._replace(seconds=slower * pairs.seconds)
     last = makespan(slowed, ranks, hand_out, machine.number if ranks > 1 else 0.0)
     mean = float(slowed.seconds.sum()) / ranks
     return Step(
         rollout=mean,
         waiting=last - mean,
-        book=slower * (costs.step + p * costs.book),
+        book=slower * (costs.step + p * (costs.book + costs.ask / sharers)),
         exchange=allreduce(BYTES_PER_PAIR * p, ranks, machine),
-        rebuild=slower * p * costs.n_theta * costs.noise / _sharers(machine, ranks),
+        rebuild=slower * p * costs.n_theta * costs.noise / sharers,
         theta=slower * costs.n_theta * costs.theta,
     )
 
 
 def _sharers(machine: Machine, ranks: int) -> int:
-    """Ranks of the emptiest node: it rebuilds alone what the others share."""
+    """Ranks of the emptiest node: it does alone what others share among more."""
     rest = ranks % machine.ranks_per_node
     return rest if rest and ranks > machine.ranks_per_node else machine.on_node(ranks)
 

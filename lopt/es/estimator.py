@@ -16,7 +16,7 @@ from lopt.comm import Comm
 from lopt.errors import ConfigError, UsageError, unknown
 from lopt.es.facts import Facts
 from lopt.es.noise import Counter, Noise, Table, shared_table
-from lopt.es.pairs import Members, exchange, refuse_many_lost
+from lopt.es.pairs import Members, NodeTable, exchange, refuse_many_lost
 from lopt.es.perturbation import NodeSum, perturbed, streams
 from lopt.es.problem import UnrolledProblem
 from lopt.es.shaping import Shaping, ShapingState
@@ -71,6 +71,7 @@ class Estimator(abc.ABC):
         self.shaping = Shaping(cfg.difference)
         self._clip_diverged = cfg.diverged == "clip"
         self._sum = NodeSum(comm, problem.n_theta)
+        self._known = NodeTable(comm, self.pairs, 3)  # of pairs: horizon, task, cost
         self._noise: Noise = Counter()
         if cfg.noise_table:
             self._noise = Table(shared_table(cfg.noise_table, comm), problem.n_theta)

@@ -69,14 +69,20 @@ class Full(Estimator):
         self, theta: np.ndarray, outer_step: int, state: ShapingState
     ) -> tuple[Estimate, ShapingState]:
         """One episode of every pair; see `Estimator.step`."""
-        record, pairs = self._record(), range(self.pairs)
-        record.groups = np.array([self.problem.group(outer_step, i) for i in pairs], np.int64)
-        horizon = [self.problem.horizon(outer_step, i) for i in pairs]
-        record.inner_steps = 2 * sum(horizon)
-        cost = [self.problem.cost(outer_step, i) * horizon[i] for i in pairs]
+        record, asked = self._record(), self.problem
+
+        def row(i: int) -> tuple[float, ...]:
+            return (
+                asked.horizon(outer_step, i),
+                asked.group(outer_step, i),
+                asked.cost(outer_step, i),
+            )
+
+        horizon, groups, cost = self._known.rows(range(self.pairs), row).T
+        record.groups, record.inner_steps = groups.astype(np.int64), 2 * int(horizon.sum())
         losses = np.zeros((self.pairs, 2))
-        for i in self._work.take(dearest_first(cost)):
-            losses[i] = self._pair(record.members, theta, outer_step, i, horizon[i])
+        for i in self._work.take(dearest_first(cost * horizon)):
+            losses[i] = self._pair(record.members, theta, outer_step, i, int(horizon[i]))
         coefs, state = self._coefficients(record, losses, outer_step, state)
         return record.estimate(self._sum_normals(outer_step, coefs), losses), state
 

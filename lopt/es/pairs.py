@@ -6,15 +6,15 @@ non-finite number that also says why; adding zeros leaves it alone, so the reaso
 """
 
 import dataclasses
-import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lopt.comm import Comm
+from lopt.comm import Comm, slice_of
 from lopt.errors import LostPairsError
 from lopt.es.problem import Particle, UnrolledProblem
+from lopt.lanes import kernel
 
 DIVERGED, RAISED = math.nan, math.inf  # what stands in the exchange for a lost member
 
@@ -90,9 +90,30 @@ def refuse_many_lost(
     )
 
 
+class NodeTable:
+    """A row of numbers for each pair that every rank must know, found out by the ranks of a node together.
+
+    Asking the problem costs microseconds a pair; with as many pairs as ranks of a large cluster that
+    would be more than the rollouts.
+    """
+
+    def __init__(self, comm: Comm, pairs: int, columns: int) -> None:
+        self._comm = comm
+        self._shared = comm.shared_array(pairs * columns, np.float64).reshape(pairs, columns)
+
+    def rows(self, pairs: Sequence[int], row: Callable[[int], Sequence[float]]) -> np.ndarray:
+        """row(i) of each of `pairs`, (n, columns) float64, each called on one rank of the node; collective."""
+        lo, hi = slice_of(len(pairs), self._comm.node_rank, self._comm.node_size)
+        self._comm.node_fence()  # a slow rank may still read the rows before these
+        for k in range(lo, hi):
+            self._shared[k] = row(pairs[k])
+        self._comm.node_fence()
+        return self._shared[: len(pairs)].copy()
+
+
 def dearest_first(costs: Sequence[float]) -> list[int]:
     """Numbers of the pieces of work by falling cost, ties by number: what is left for the end is small."""
-    return sorted(range(len(costs)), key=lambda i: -costs[i])
+    return np.argsort(-np.asarray(costs, np.float64), kind="stable").tolist()
 
 
 class HandOut:
@@ -123,11 +144,35 @@ def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[int]:
         costs: predicted cost of each piece.
         loads: what each rank has to do already.
     """
-    heap = [(load, rank) for rank, load in enumerate(loads)]
-    heapq.heapify(heap)
-    owners = [0] * len(costs)
-    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        load, rank = heapq.heappop(heap)
-        owners[i] = rank
-        heapq.heappush(heap, (load + costs[i], rank))
-    return owners
+    costs, total = np.asarray(costs, np.float64), np.array(loads, np.float64)
+    owners = np.empty(costs.size, np.int64)
+    order, heap = np.argsort(-costs, kind="stable"), np.argsort(total, kind="stable")
+    _give_to_least_loaded(order, costs, total, heap, owners)
+    return owners.tolist()
+
+
+@kernel
+def _give_to_least_loaded(order, costs, loads, heap, owners):
+    """Piece after piece in this order to the first rank of the heap.
+
+    Shapes: order (P,), costs (P,), owners (P,) OVERWRITTEN; loads (R,) UPDATED; heap (R,) UPDATED: ranks, a binary
+    heap by load, ties by rank.
+    """
+    for i in order:
+        first = heap[0]
+        owners[i] = first
+        loads[first] += costs[i]
+        at, child = 0, 1
+        while child < heap.size:
+            if child + 1 < heap.size and _before(loads, heap[child + 1], heap[child]):
+                child += 1
+            if _before(loads, first, heap[child]):
+                break
+            heap[at] = heap[child]
+            at, child = child, 2 * child + 1
+        heap[at] = first
+
+
+@kernel
+def _before(loads, a, b):
+    return loads[a] < loads[b] or (loads[a] == loads[b] and a < b)

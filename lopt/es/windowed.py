@@ -11,7 +11,7 @@ shortened by it.
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -143,12 +143,14 @@ class Windowed(Estimator):
     def _begin_episodes(self, state: Unrolled, outer_step: int) -> None:
         """Give every pair at t = 0 a new episode and an owner."""
         fresh = np.flatnonzero(state.t == 0).tolist()
-        for i in fresh:
+        first = state.episode < 0
+        state.episode[fresh] = outer_step
+
+        def end(i: int) -> int:
             horizon = self.problem.horizon(outer_step, i)
-            first = state.episode[i] < 0
-            state.end[i] = self._cut(horizon, outer_step, i) if first else horizon
-            state.episode[i] = outer_step
-        self._assign(state, fresh)
+            return self._cut(horizon, outer_step, i) if first[i] else horizon
+
+        self._assign(state, fresh, end)
 
     def _cut(self, horizon: int, outer_step: int, pair: int) -> int:
         """Inner steps of a first episode: 1, 2, ... or all of its windows, equally likely."""
@@ -157,12 +159,14 @@ class Windowed(Estimator):
         kept = int(rng.integers(1, 1, windows + 1, address, rng.HORIZON, CUT)[0])
         return min(kept * self.truncation, horizon)
 
-    def _assign(self, state: Unrolled, pairs: list[int]) -> None:
-        """Group, cost and owner of `pairs`; all other pairs stay where they are."""
-        for i in pairs:
+    def _assign(self, state: Unrolled, pairs: list[int], end: Callable[[int], int]) -> None:
+        """End, group, cost and owner of `pairs`; all other pairs stay where they are.  Collective over the node."""
+
+        def row(i: int) -> tuple[float, ...]:
             episode = int(state.episode[i])
-            state.group[i] = self.problem.group(episode, i)
-            state.cost[i] = self.problem.cost(episode, i)
+            return end(i), self.problem.group(episode, i), self.problem.cost(episode, i)
+
+        state.end[pairs], state.group[pairs], state.cost[pairs] = self._known.rows(pairs, row).T
         staying = np.ones(self.pairs, bool)
         staying[pairs] = False
         loads = np.bincount(state.owner[staying], state.cost[staying], self.comm.size)
@@ -186,7 +190,7 @@ class Windowed(Estimator):
         state = self.init(theta)
         for key in SAVED:
             getattr(state, key)[:] = arrays[key]
-        self._assign(state, np.flatnonzero(state.t > 0).tolist())
+        self._assign(state, np.flatnonzero(state.t > 0).tolist(), lambda i: int(state.end[i]))
         found: dict[int, dict[int, Particle]] = {}
         for name, array in arrays.items():
             if name.startswith("particle/"):

@@ -23,7 +23,7 @@ from lopt.es.gradient_strategy import GradientStrategy
 from lopt.es.perturbation import NodeSum
 
 PAIRS, D = 5, 240  # of counted steps
-MATRIX = {"low_rank": {"shapes": ((16, 15),)}}  # D coordinates
+OPTIONS = {"low_rank": {"shapes": ((16, 15),)}, "noise_table": {"numbers": 1024}}
 
 
 def least(name: str) -> dict[str, int]:
@@ -94,7 +94,7 @@ def tells(comm: Comm) -> dict[str, int]:
     """Normals this rank makes in the second `tell` of every strategy, and in a step of every estimator."""
     found, node = {}, NodeSum(comm, D)
     for key, name, options in [
-        *((name, name, MATRIX.get(name, {})) for name in STRATEGIES),
+        *((name, name, OPTIONS.get(name, {})) for name in STRATEGIES),
         ("orthogonal, chi", "orthogonal", {"radius": "chi"}),
     ]:
         size = {"pairs": PAIRS} if "pairs" in least(name) else {"population": 2 * PAIRS}
