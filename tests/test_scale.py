@@ -48,7 +48,8 @@ def test_the_ranks_of_a_node_make_every_number_once():
     """After the exchange of losses; 5 % of P x D more for cuts and for what is not of the order of D.
 
     Sobol's uniforms are SciPy's and not counted; pycma is one object of its package, on every rank.
-    In a step of an estimator each pair's owner makes its perturbation too, once.
+    In a step of an estimator each pair's owner makes its perturbation too, once; and the ranks of
+    the node ask about five pairs together.
     """
     program = ["-W", "ignore::RuntimeWarning", "-m", "helpers.scale_runs", "numbers"]
     done = launch(3, program, NUMBA_DISABLE_JIT="1", **PATHS)
@@ -57,6 +58,8 @@ def test_the_ranks_of_a_node_make_every_number_once():
     made = {key: [int(n) for n in numbers] for key, *numbers in lines}
     assert {*STRATEGIES, *(f"estimator {name}" for name in ESTIMATORS)} <= set(made)
     assert made.pop("pycma")[1:] == 3 * [2 * PAIRS * D]
+    for name in ESTIMATORS:
+        assert sorted(made.pop(f"asked by {name}")) == [1, 2, 2, PAIRS]
     for key, (plain, *ranks) in made.items():
         assert len(ranks) == 3
         assert sum(ranks) <= plain + 0.05 * 2 * PAIRS * D * len(ranks), key

@@ -91,7 +91,10 @@ def numbers_made(run: Callable[[], Any]) -> int:
 
 
 def tells(comm: Comm) -> dict[str, int]:
-    """Normals this rank makes in the second `tell` of every strategy, and in a step of every estimator."""
+    """Normals this rank makes in the second `tell` of every strategy, and in a step of every estimator.
+
+    Also the pairs that it asks the estimators' problem about.
+    """
     found, node = {}, NodeSum(comm, D)
     for key, name, options in [
         *((name, name, OPTIONS.get(name, {})) for name in STRATEGIES),
@@ -104,14 +107,26 @@ def tells(comm: Comm) -> dict[str, int]:
         state = strat.tell(state, losses, node)
         found[key] = numbers_made(lambda s=strat, t=state, y=losses: s.tell(t, y, node))
     for name in ESTIMATORS:
-        problem = Plain(lambda theta: float(theta @ theta), D)
+        problem = Asked(lambda theta: float(theta @ theta), D)
         estimator = make_estimator(settings(estimator=name, pairs=PAIRS), problem, comm, 0)
         theta = np.ones(D, np.float32)
         state = estimator.init(theta)
         found[f"estimator {name}"] = numbers_made(
             lambda e=estimator, s=state, th=theta: e.step(th, 0, s)
         )
+        found[f"asked by {name}"] = problem.asked
     return found
+
+
+class Asked(Plain):
+    """A function of theta that counts the pairs it was asked about."""
+
+    asked = 0
+
+    def cost(self, episode: int, pair: int) -> float:
+        """All equal."""
+        self.asked += 1
+        return 1.0
 
 
 def main(what: str, folder: str = "") -> None:
