@@ -27,6 +27,7 @@ from helpers.strategy_statistics import (
     raw,
 )
 
+from lopt.es.strategies import reuse
 from lopt.es.strategies.guided import orthonormal
 from lopt.es.strategies.importance import shifted_weights
 from lopt.es.strategies.reuse import balance_weights, baselines
@@ -89,9 +90,35 @@ def test_reuse_stops_beyond_its_reach():
 
 
 def test_baselines_leave_the_own_pair_out():
-    losses = np.array([[1.0, 3.0], [np.nan, 100.0], [5.0, 7.0], [0.0, 2.0]])
-    np.testing.assert_allclose(baselines(losses)[[0, 2, 3]], [3.5, 1.5, 4.0])
-    np.testing.assert_array_equal(baselines(losses[:2])[0], 0.0)
+    """By hand; of a lost pair nothing counts, and a pair that is alone takes the other step's mean."""
+    nan = np.nan
+    old, new = np.array([[1.0, 3], [nan, 100], [5, 7]]), np.array([[0.0, 2], [3, 5], [nan, nan]])
+    found = baselines(old, new)
+    np.testing.assert_allclose(found[[0, 2, 3, 4]], [4.25, 2.25, 4.0, 2.5])
+    np.testing.assert_allclose(baselines(old[:1], new[:1]), [1, 2])
+
+
+def test_baselines_cost_no_bias(monkeypatch):
+    """Two pairs, one coordinate, a move of 0.9 sigma downhill; the mean of all other pairs is the control."""
+    strat, g = raw("reuse", pairs=2), np.array([2.0])
+
+    def found() -> np.ndarray:
+        before, at = np.zeros(1, np.float32), np.array([-0.9 * SIGMA], np.float32)
+        shared, drawn = node(1), np.empty((8 * N, 1))
+        for k in range(len(drawn)):
+            old = dataclasses.replace(placed(strat, before), step=2 * k + 2)
+            memory = {"losses": losses_of(strat, old, lambda x: x @ g), "centre": before}
+            new = dataclasses.replace(placed(strat, at), step=2 * k + 3, memory=memory)
+            drawn[k] = strat.gradient(new, losses_of(strat, new, lambda x: x @ g), shared)
+        return drawn
+
+    def of_all_others(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([old, new]).sum(axis=1)
+        return (sums.sum() - sums) / (2 * (len(sums) - 1))
+
+    assert off(found(), g).max() < SIGMAS
+    monkeypatch.setattr(reuse, "baselines", of_all_others)
+    assert off(found(), g).max() > WRONG
 
 
 # Surrogate

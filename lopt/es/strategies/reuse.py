@@ -26,15 +26,30 @@ def balance_weights(log_ratio: np.ndarray, old: float) -> np.ndarray:
     return np.exp(-np.logaddexp(math.log(old) - log_ratio, math.log1p(-old)))
 
 
-def baselines(losses: np.ndarray) -> np.ndarray:
-    """Mean of the losses of all other kept pairs, for each pair, (P,); losses (P, 2), NaN: lost.
+def baselines(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """a x mean of the old losses + (1 - a) x mean of the new ones, the own pair left out, for each pair, (2 P,).
 
-    0 for a pair that is alone.
+    Its expectation is the same for old and new pairs.  The mean of all other pairs would not do: it
+    has one old pair less for the old ones, and as weights of the old do not add up to those of the
+    new, what it differs by would be a bias of O(1 / P).  A pair that is alone in its step takes the
+    mean of the other step, for want of better, with just that bias.
+
+    Args:
+        old, new: (P, 2) losses, NaN: lost; a is the kept pairs' fraction of old ones, and neither
+            step lost all.
     """
+    (mean_old, left_old, n_old), (mean_new, left_new, n_new) = _means(old), _means(new)
+    a = n_old / (n_old + n_new)
+    of_old = mean_new if n_old == 1 else a * left_old + (1 - a) * mean_new
+    of_new = mean_old if n_new == 1 else a * mean_old + (1 - a) * left_new
+    return np.concatenate([np.broadcast_to(b, len(old)) for b in (of_old, of_new)])
+
+
+def _means(losses: np.ndarray) -> tuple[float, np.ndarray, int]:
+    """Mean over the kept pairs, the same without each pair, (P,), and their number."""
     kept = ~np.isnan(losses).any(axis=1)
-    sums = np.where(kept, losses.sum(axis=1), 0.0)
-    others = kept.sum() - kept
-    return np.where(others > 0, (sums.sum() - sums) / np.maximum(2 * others, 1), 0.0)
+    sums, n = np.where(kept, losses.sum(axis=1), 0.0), int(kept.sum())
+    return sums.sum() / (2 * n), (sums.sum() - sums) / (2 * np.maximum(n - kept, 1)), n
 
 
 @register_strategy("reuse")
@@ -54,7 +69,7 @@ class Reuse(Antithetic):
 
     facts: ClassVar[Facts] = Facts(
         "1/N sum w_i (x_i - theta) (f_i - b_i) / sigma^2 over both steps' N = 4 P points, "
-        "w = p_new / (a p_old + (1 - a) p_new) <= 1 / (1 - a), a = 1/2, b_i = mean of the other pairs",
+        "w = p_new / (a p_old + (1 - a) p_new) <= 1 / (1 - a), a = 1/2, b_i = half the mean of each step, pair i left out",
         "grad f_sigma, any f, for a move that does not depend on the old samples; the optimizer's does a "
         "little.  normalised: bias O(1/P)",
         "centre not moved: (D + 1) |g|^2 / (2 P); no closed form else",
@@ -109,7 +124,7 @@ class Reuse(Antithetic):
         """What each z is multiplied with, (2 P,), and the move; losses and weights (2 P, 2), old first."""
         kept = ~np.isnan(losses).any(axis=1)
         count = weights[kept].sum() if self.normalised else 2 * kept.sum()
-        u = weights * (losses - baselines(losses)[:, None])
+        u = weights * (losses - baselines(losses[: self.pairs], losses[self.pairs :])[:, None])
         u = np.where(kept[:, None], u, 0.0) / count
         per_z = (u[:, 0] - u[:, 1]) / sigma
         return per_z, float(u[: self.pairs].sum()) / sigma**2
