@@ -18,12 +18,14 @@ from lopt.ops.attention import (
     merge_heads,
     split_heads,
 )
+from lopt.ops.dropout import Dropout, mask_reference, thinned
 from lopt.ops.gelu import gelu_bwd, gelu_fwd, gelu_reference
 from lopt.ops.tokens import mean_bwd, mean_fwd, patches_fwd, swap
 from lopt.task import TRAIN, task
 from lopt.tasks import sample_task
 from lopt.tasks.transformer_lm import TransformerLm, windows
 from lopt.tasks.transformer_options import COST_LIMIT, patches_reference
+from lopt.tasks.vit import Vit
 
 NAN = np.nan
 SCALES = (1e-6, 1.0, 1e3)
@@ -40,24 +42,30 @@ def ungrouped(groups: np.ndarray, size) -> np.ndarray:
     return groups.reshape(b, h, t, k).transpose(0, 2, 1, 3)
 
 
-def attend(q, k, v, causal: bool):
-    """(out, probabilities) by the kernel; q, k, v (B, T, H, K)."""
+def keeping(keep: float, like: np.ndarray) -> Dropout:
+    """Dropout of results and of attention weights, in the dtype of an array."""
+    return Dropout(*np.full(2, keep, like.dtype), rng.stream(5), rng.NOISE, 4)
+
+
+def attend(q, k, v, causal: bool, noise: Dropout | None = None):
+    """(out, probabilities) by the kernel; q, k, v (B, T, H, K); dropout takes uniforms from number 3 on."""
     b, t, h, _ = q.shape
     out, probs = np.full(q.size, NAN, q.dtype), np.full(b * h * t * t, NAN, q.dtype)
-    scratch = np.full(2 * t, NAN, q.dtype)
+    scratch = np.full(2 * t + t * t, NAN, q.dtype)
     groups = (grouped(a) for a in (q, k, v))
-    attention_fwd(*groups, b * h, t, int(causal), out, probs, scratch)
+    attention_fwd(*groups, b * h, t, int(causal), out, probs, scratch, noise or keeping(1.0, q), 3)
     return ungrouped(out, q.shape), probs.reshape(b, h, t, t).transpose(0, 1, 3, 2)
 
 
-def attend_back(q, k, v, probs, dout):
+def attend_back(q, k, v, probs, dout, noise: Dropout | None = None):
     """(dq, dk, dv) by the kernel."""
     b, t, h, _ = q.shape
     kept = np.ascontiguousarray(probs.transpose(0, 1, 3, 2)).ravel()
     grads = [np.full(q.size, NAN, q.dtype) for _ in range(3)]
-    scratch = np.full(t * t + t, NAN, q.dtype)
+    scratch = np.full(2 * t * t + t, NAN, q.dtype)
     groups = [grouped(a) for a in (q, k, v)]
-    attention_bwd(*groups, kept, grouped(dout), b * h, t, *grads, scratch)
+    noise = noise or keeping(1.0, q)
+    attention_bwd(*groups, kept, grouped(dout), b * h, t, *grads, scratch, noise, 3)
     return [ungrouped(g, q.shape) for g in grads]
 
 
@@ -185,10 +193,82 @@ def test_attention_does_not_depend_on_the_lanes(causal: int) -> None:
     lane_scheduler.check(
         attention_fwd,
         lambda: (
-            q, k, v, 4, 5, causal, np.zeros_like(q), np.zeros(100, np.float32), np.zeros(10, np.float32),
+            q, k, v, 4, 5, causal, np.zeros_like(q), np.zeros(100, np.float32), np.zeros(35, np.float32),
+            keeping(0.7, q), 3,
         ),
         scratch=(8,),
     )  # fmt: skip
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropped_weights_agree_with_the_reference(causal: bool) -> None:
+    """Weights that are dropped count for nothing, those that stay for 1 / keep; gradients follow."""
+    for size in SIZES:
+        q, k, v, dout = case(size)
+        noise = keeping(0.6, q)
+        mask = mask_reference((size[0], size[2], size[1], size[1]), 0.6, noise, 3).swapaxes(2, 3)
+        out, probs = attend(q, k, v, causal, noise)
+        exact, p = attention_reference(q, k, v, causal, mask)
+        np.testing.assert_allclose(probs, p, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(out, exact, rtol=0, atol=1e-13)
+        expected = attention_backward_reference(q, k, v, p, dout, mask)
+        for got, e in zip(attend_back(q, k, v, probs, dout, noise), expected, strict=True):
+            np.testing.assert_allclose(got, e, rtol=0, atol=1e-12)
+
+
+def test_what_dropout_leaves_is_the_input_on_average() -> None:
+    """... a share `keep` of it, 1 / keep times as large; a fresh draw at every address, the same at the same.
+
+    Bounds: 5 standard deviations of a binomial, one false alarm in some 10^6.
+    """
+    n, keep = 40_000, np.float32(0.7)
+    x, room = np.ones(n, np.float32), np.empty(n, np.float32)
+    noise = keeping(keep, x)
+    kept = thinned(x, keep, noise, 8, room).copy()
+    assert set(np.unique(kept)) == {np.float32(0.0), np.float32(1.0) / keep}
+    assert abs((kept > 0).sum() - n * keep) < 5.0 * np.sqrt(n * keep * (1.0 - keep))
+    np.testing.assert_array_equal(kept, mask_reference((n,), keep, noise, 8))
+    assert thinned(x, np.float32(1.0), noise, 8, room) is not room
+    for other, first in ((noise._replace(step=5), 8), (noise._replace(purpose=33), 8), (noise, 9)):
+        fresh = thinned(x, keep, other, first, room)
+        both = (fresh > 0) & (kept > 0)
+        q = keep * keep
+        assert abs(both.sum() - n * q) < 5.0 * np.sqrt(n * q * (1.0 - q)), (other, first)
+    np.testing.assert_array_equal(thinned(x, keep, noise, 8, room), kept)
+
+
+def test_dropout_is_off_outside_of_training() -> None:
+    for family in ("transformer_lm", "vit"):
+        plain = task(family, batch_size=4)
+        t = task(family, batch_size=4, keep=0.5, attention_keep=0.5)
+        params = t.init(rng.stream(1))
+        for split in range(4):
+            losses = [evaluate(u, params, batch_of(t), split=split)[0] for u in (t, plain)]
+            assert (losses[0] == losses[1]) == (split != TRAIN), (family, split)
+        each = {evaluate(t, params, batch_of(t), step)[0] for step in range(3)}
+        assert len(each) == 3, family
+
+
+def test_dropped_parts_add_nothing() -> None:
+    """All but 1e-7 dropped: the loss of a network whose parts are zero."""
+    options = {
+        "layers": 2,
+        "positions": False,
+        "vocab": 20,
+        "batch_size": 2,
+        "length": 4,
+        "width": 8,
+    }
+    t, whole = (task("transformer_lm", heads=2, keep=keep, **options) for keep in (1e-7, 1.0))
+    params = t.init(rng.stream(2))
+    loss, _ = evaluate(t, params, batch_of(t))
+    for name, view in t.layout.views(params).items():
+        if name.endswith(("_wo", "_w2")):
+            view[...] = 0.0
+    assert loss == evaluate(whole, params, batch_of(t))[0]
 
 
 # GELU
@@ -266,9 +346,9 @@ def test_windows_and_their_targets() -> None:
 # Tasks
 
 
-def evaluate(t, params, rows, step: int = 0):
+def evaluate(t, params, rows, step: int = 0, split: int = TRAIN):
     grad, work = np.full_like(params, NAN), np.full(t.work_size(rows.size), NAN, np.float32)
-    return t.entry(params, grad, t.arrays, rows, rng.stream(0), TRAIN, step, work, 1), grad
+    return t.entry(params, grad, t.arrays, rows, rng.stream(0), split, step, work, 1), grad
 
 
 def batch_of(t, step: int = 0) -> np.ndarray:
@@ -393,8 +473,20 @@ def test_sampled_transformers_follow_the_published_law() -> None:
         assert low <= min(values) < 1.3 * low + 1 and 0.8 * high < max(values) <= high, name
     assert all(c["key_size"] == 32 and not c["positions"] for c in drawn)
     assert all(c["width"] % c["heads"] == 0 for c in drawn)
+    assert all(c["keep"] == 0.9 for c in drawn)
     bytes_drawn = sum(c["text"] == "kjv" for c in drawn)
     assert abs(bytes_drawn - 150) < 5.0 * np.sqrt(75.0)
+
+
+def test_sampled_dropout_follows_the_published_law() -> None:
+    """Rates U(0, 0.8), both 0 in 30 %; bounds of 5 standard errors, one false alarm in some 10^6."""
+    drawn = [Vit.draw_config(np.random.RandomState(s)) for s in range(600)]
+    whole = sum(c["keep"] == c["attention_keep"] == 1.0 for c in drawn)
+    assert abs(whole - 180) < 5.0 * np.sqrt(600 * 0.3 * 0.7)
+    for name in ("keep", "attention_keep"):
+        rates = np.array([1.0 - c[name] for c in drawn if c[name] < 1.0])
+        assert rates.min() > 0.0 and rates.max() < 0.8
+        assert abs(rates.mean() - 0.4) < 5.0 * 0.8 / np.sqrt(12 * rates.size)
 
 
 @pytest.mark.parametrize("family", ["transformer_lm", "vit", "mixer"])
@@ -441,6 +533,8 @@ def test_operations_count_the_matrix_products(family: str) -> None:
         ("transformer_lm", {"vocab": 1}, "vocab = 1, .*nearest: 2"),
         ("transformer_lm", {"layers": 0}, "layers = 0, .*nearest: 1"),
         ("transformer_lm", {"init_scale": 0.0}, "init_scale = 0.0, valid: a finite number above 0"),
+        ("transformer_lm", {"keep": 0.0}, "keep = 0.0, valid: a number above 0, at most 1; nearest: 1"),
+        ("vit", {"attention_keep": 1.5}, "attention_keep = 1.5, valid: a number above 0, at most 1; nearest: 1"),
         ("transformer_lm", {"positions": 1}, "positions = 1, valid: true or false"),
         ("vit", {"patch": 9}, "patch = 9, valid: 1 to 8; nearest: 8"),
         ("vit", {"key_size": -1}, "key_size = -1, .*nearest: 0"),

@@ -13,6 +13,7 @@ ACTIVATIONS = (
     "leaky_relu1", "leaky_relu2", "leaky_relu4",
 )  # fmt: skip
 LINEAR, RELU, TANH, COS, ELU, SIGMOID, SWISH, LEAKY1, LEAKY2, LEAKY4 = range(len(ACTIVATIONS))
+_OF_ARGUMENT = (COS, SWISH)  # whose derivative is no function of the result
 
 
 @kernel
@@ -57,12 +58,29 @@ def activate_fwd(x, y, code):
     sync()
 
 
+def held(activation: str) -> int:
+    """Numbers per unit that a tape holds of y = f(x): y, which goes on, and x where f' is not a function of y."""
+    return 2 if ACTIVATIONS.index(activation) in _OF_ARGUMENT else 1
+
+
+@kernel
+def reads_argument(code):
+    """Whether `activate_bwd` reads x; else it reads y."""
+    return code in _OF_ARGUMENT
+
+
+@kernel
+def spare(x, y, code):
+    """The one of x and y = f(x) that `activate_bwd` does not read: room for the gradient of y.  Shapes: (n,) all."""
+    return y if reads_argument(code) else x
+
+
 @kernel
 def activate_bwd(x, y, d, code):
     """d *= f'(x), elementwise: turns the gradient of y into that of x, in place.
 
-    Shapes: x and y (n,) as `activate_fwd` left them, d (n,) UPDATED.  In place by design: two names
-    for one array would make LLVM's overlap check send every call to the scalar loop.
+    Shapes: x and y (n,) as `activate_fwd` left them, d (n,) UPDATED; it may lie in `spare(x, y, code)`.  In place by
+    design: two names for one array would make LLVM's overlap check send every call to the scalar loop.
     """
     zero, one = x.dtype.type(0.0), x.dtype.type(1.0)
     n = x.size
@@ -77,7 +95,7 @@ def activate_bwd(x, y, d, code):
     elif code == ELU:
         # y = x if x >= 0 else exp(x) - 1
         for i in range(lane(), n, lanes()):
-            d[i] *= one if x[i] >= zero else y[i] + one
+            d[i] *= one if y[i] >= zero else y[i] + one
     elif code == SIGMOID:
         # y = 1 / (1 + exp(-x))
         for i in range(lane(), n, lanes()):
@@ -86,12 +104,12 @@ def activate_bwd(x, y, d, code):
         # y = x s, s = 1 / (1 + exp(-x))
         for i in range(lane(), n, lanes()):
             s = sigmoid(x[i])
-            d[i] *= s + y[i] * (one - s)
+            d[i] *= s + x[i] * s * (one - s)
     elif code != LINEAR:
         # y = x if x > 0 else slope x
         slope = x.dtype.type(leak(code))
         for i in range(lane(), n, lanes()):
-            d[i] *= one if x[i] > zero else slope
+            d[i] *= one if y[i] > zero else slope
     sync()
 
 

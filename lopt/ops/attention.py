@@ -6,6 +6,8 @@ section 3.2.1).
 A group is one head of one example: B H groups, each with T positions and K numbers per position, its q, k, v and out
 contiguous (T, K) matrices one after the other, so that every product is a matrix product.
 
+Dropout of weights (`lopt.ops.dropout`) multiplies p_ij by its own factor before the sum over j.
+
 Probabilities are kept transposed, probs[group, j, i] = p_ij: sums over j then run side by side for all i, which fills
 the vector unit and gives the same bits for any number of lanes without partial sums.
 """
@@ -15,6 +17,7 @@ import math
 import numpy as np
 
 from lopt.lanes import kernel, lane, lanes, matmul, sync
+from lopt.ops.dropout import thinned
 from lopt.ops.elementary import exp
 
 
@@ -92,13 +95,17 @@ def _column_softmax(p, scale, causal, top, total):
 
 
 @kernel
-def attention_fwd(q, k, v, groups, length, causal, out, probs, scratch):
-    """Shapes: q, k, v (G T K,); out (G T K,), probs (G T T,) OVERWRITTEN; scratch (2 T,)."""
+def attention_fwd(q, k, v, groups, length, causal, out, probs, scratch, noise, first):
+    """Shapes: q, k, v (G T K,); out (G T K,), probs (G T T,) OVERWRITTEN; scratch (2 T + T T,).
+
+    noise: a `Dropout`; number i of probs meets its uniform number first + i.
+    """
     key = q.size // (groups * length)
     n, square = length * key, length * length
     scale = q.dtype.type(1.0 / math.sqrt(key))
     for g in range(groups):
-        p = probs[g * square : (g + 1) * square].reshape(length, length)
+        flat = probs[g * square : (g + 1) * square]
+        p = flat.reshape(length, length)
         # p^T = k q^T
         matmul(
             k[g * n : (g + 1) * n].reshape(length, key),
@@ -106,32 +113,36 @@ def attention_fwd(q, k, v, groups, length, causal, out, probs, scratch):
             p,
         )
         _column_softmax(p, scale, causal, scratch[:length], scratch[length : 2 * length])
+        room = scratch[2 * length : 2 * length + square]
+        left = thinned(flat, noise.attention_keep, noise, first + g * square, room)
         # out = p v
         matmul(
-            p.T,
+            left.reshape(length, length).T,
             v[g * n : (g + 1) * n].reshape(length, key),
             out[g * n : (g + 1) * n].reshape(length, key),
         )
 
 
 @kernel
-def attention_bwd(q, k, v, probs, dout, groups, length, dq, dk, dv, scratch):
+def attention_bwd(q, k, v, probs, dout, groups, length, dq, dk, dv, scratch, noise, first):
     """dq, dk, dv OVERWRITTEN with the gradients, given that of out.
 
-    Shapes: all as in `attention_fwd`; probs as it left them; scratch (T T + T,).
+    Shapes: all as in `attention_fwd`; probs as it left them; scratch (2 T T + T,).
     """
     key = q.size // (groups * length)
     n, square = length * key, length * length
     scale = q.dtype.type(1.0 / math.sqrt(key))
-    flat = scratch[:square]
-    ds, inner = flat.reshape(length, length), scratch[square : square + length]
+    slopes, room = scratch[:square], scratch[square : 2 * square]
+    inner, keep = scratch[2 * square : 2 * square + length], noise.attention_keep
     for g in range(groups):
-        part = slice(g * n, (g + 1) * n)
-        p = probs[g * square : (g + 1) * square].reshape(length, length)
-        d = dout[part].reshape(length, key)
+        part, here = slice(g * n, (g + 1) * n), first + g * square
+        flat = probs[g * square : (g + 1) * square]
+        p, d = flat.reshape(length, length), dout[part].reshape(length, key)
         # out = p v
-        matmul(p, d, dv[part].reshape(length, key))
-        matmul(v[part].reshape(length, key), d.T, ds)
+        left = thinned(flat, keep, noise, here, room)
+        matmul(left.reshape(length, length), d, dv[part].reshape(length, key))
+        matmul(v[part].reshape(length, key), d.T, slopes.reshape(length, length))
+        ds = thinned(slopes, keep, noise, here, room).reshape(length, length)
         # p = softmax(scale s): ds = scale p (dp - sum_j p_j dp_j)
         for i in range(lane(), length, lanes()):
             inner[i] = q.dtype.type(0.0)
@@ -149,24 +160,29 @@ def attention_bwd(q, k, v, probs, dout, groups, length, dq, dk, dv, scratch):
 
 
 def attention_reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, mask: np.ndarray | float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(out, p) in plain NumPy; q, k, v (B, T, H, K)."""
+    """(out, p) in plain NumPy; q, k, v (B, T, H, K); mask (B, H, T, T), what dropout multiplies p by."""
     scores = np.einsum("bihk,bjhk->bhij", q, k) / math.sqrt(q.shape[-1])
     if causal:
         i = np.arange(q.shape[1])
         scores = np.where(i[:, None] >= i, scores, -np.inf)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
-    return np.einsum("bhij,bjhk->bihk", p, v), p
+    return np.einsum("bhij,bjhk->bihk", p * mask, v), p
 
 
 def attention_backward_reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, p: np.ndarray, dout: np.ndarray
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    p: np.ndarray,
+    dout: np.ndarray,
+    mask: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dq, dk, dv) in plain NumPy, with the Jacobian of the softmax written out."""
-    dv = np.einsum("bhij,bihk->bjhk", p, dout)
-    dp = np.einsum("bihk,bjhk->bhij", dout, v)
+    dv = np.einsum("bhij,bihk->bjhk", p * mask, dout)
+    dp = np.einsum("bihk,bjhk->bhij", dout, v) * mask
     jacobian = np.einsum("bhij,jl->bhijl", p, np.eye(p.shape[-1]))
     jacobian -= np.einsum("bhij,bhil->bhijl", p, p)
     ds = np.einsum("bhijl,bhil->bhij", jacobian, dp) / math.sqrt(q.shape[-1])

@@ -1,14 +1,16 @@
 """Pre-norm residual blocks of transformers and mixers, forward and backward.
 
-    attention part     x += heads(norm(x) wqkv + bqkv) wo + bo
-    feed-forward part  x += gelu(norm(x) w1 + b1) w2 + b2
+    attention part     x += drop(heads(norm(x) wqkv + bqkv) wo + bo)
+    feed-forward part  x += drop(gelu(norm(x) w1 + b1) w2 + b2)
+
+drop is dropout (`lopt.ops.dropout`), as Vaswani et al. 2017, section 5.4, have it; heads drop attention weights too.
 
 Sizes: B examples of T positions, M = B T rows of width D; H heads of K numbers, A = H K; F hidden units.  The three
 projections of the attention share one tensor (D, 3 A), columns q | k | v: one large product instead of three.
 
 A part's parameters are a flat slice in the order of `attention_tensors` or `feed_forward_tensors`; its `saved` slice
-keeps what the backward pass needs and must survive until then; `work` is scratch.  In the backward pass d (M, D) is the
-gradient of the part's result and becomes that of its input.
+keeps what the backward pass needs and must survive until then; `work` is scratch; dropout takes the uniforms of `noise`
+from number `first` on.  In the backward pass d (M, D) is the gradient of the part's result and becomes that of its input.
 """
 
 from typing import Any
@@ -25,6 +27,7 @@ from lopt.ops.attention import (
     split_heads,
 )
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
+from lopt.ops.dropout import thinned
 from lopt.ops.gelu import gelu_bwd, gelu_fwd, gelu_reference
 from lopt.ops.norm import (
     LAYER_EPS,
@@ -37,6 +40,7 @@ from lopt.ops.norm import (
 
 Tensors = list[tuple[str, tuple[int, ...]]]
 Views = dict[str, np.ndarray]
+Mask = np.ndarray | float
 
 
 def norm_tensors(width: int, prefix: str = "") -> Tensors:
@@ -93,8 +97,8 @@ def feed_forward_saved(m, width, hidden):
 
 def parts_work(m, length, width, inner, hidden):
     """Numbers of scratch that both parts need, forward and backward."""
-    heads = 6 * m * inner + length * length + length
-    skip = max(3 * inner, hidden) * m + m * width + norm_work(width)
+    heads = 6 * m * inner + 2 * length * length + length
+    skip = max(3 * inner, hidden, width) * m + m * width + norm_work(width)
     return max(heads, skip)
 
 
@@ -139,7 +143,7 @@ def norm_bwd(params, saved, d, grad, work):
 
 
 @kernel
-def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal):
+def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal, noise, first):
     """x (M, D) UPDATED."""
     m, c = x.shape
     length, a = m // batch, m * inner
@@ -166,7 +170,9 @@ def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal):
         causal,
         result,
         saved[probs : probs + groups * length * length],
-        work[a : a + 2 * length],
+        work[a : a + 2 * length + length * length],
+        noise,
+        first,
     )
     merged = saved[s + 3 * a : s + 4 * a].reshape(m, inner)
     merge_heads(result, batch, heads, 0, merged)
@@ -178,24 +184,27 @@ def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal):
         params[o + inner * c : o + (inner + 1) * c],
         y.reshape(m, c),
     )
-    add_into(x.reshape(m * c), y)
+    second, room = first + groups * length * length, work[m * c : 2 * m * c]
+    add_into(x.reshape(m * c), thinned(y, noise.keep, noise, second, room))
 
 
 @kernel
-def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner):
+def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner, noise, first):
     """d (M, D) UPDATED; grad, the part's gradient, OVERWRITTEN."""
     m, c = d.shape
     length, a, groups = m // batch, m * inner, batch * heads
     s, o = m * (2 * c + 1), 2 * c + (c + 1) * 3 * inner
-    # x += merged wo + bo
+    # x += drop(merged wo + bo)
+    second, room = first + groups * length * length, work[a : a + m * c]
+    dy = thinned(d.reshape(m * c), noise.keep, noise, second, room).reshape(m, c)
     dense_bwd(
         saved[s + 3 * a : s + 4 * a].reshape(m, inner),
-        d,
+        dy,
         grad[o : o + inner * c].reshape(inner, c),
         grad[o + inner * c : o + (inner + 1) * c],
     )
     dmerged, dgroups = work[:a].reshape(m, inner), work[a : 2 * a]
-    dense_bwd_input(params[o : o + inner * c].reshape(inner, c), d, dmerged)
+    dense_bwd_input(params[o : o + inner * c].reshape(inner, c), dy, dmerged)
     # merged = heads(q, k, v)
     split_heads(dmerged, batch, heads, 0, dgroups)
     probs = s + 4 * a
@@ -210,7 +219,9 @@ def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner):
         work[3 * a : 4 * a],
         work[4 * a : 5 * a],
         work[5 * a : 6 * a],
-        work[6 * a : 6 * a + length * length + length],
+        work[6 * a : 6 * a + 2 * length * length + length],
+        noise,
+        first,
     )
     dqkv = work[: 3 * a].reshape(m, 3 * inner)
     for part in range(3):
@@ -228,7 +239,7 @@ def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner):
 
 
 @kernel
-def feed_forward_part_fwd(x, params, saved, work, hidden):
+def feed_forward_part_fwd(x, params, saved, work, hidden, noise, first):
     """x (M, D) UPDATED."""
     m, c = x.shape
     norm_fwd(x, params, saved)
@@ -249,23 +260,26 @@ def feed_forward_part_fwd(x, params, saved, work, hidden):
         params[o + hidden * c : o + (hidden + 1) * c],
         y.reshape(m, c),
     )
-    add_into(x.reshape(m * c), y)
+    room = work[m * c : 2 * m * c]
+    add_into(x.reshape(m * c), thinned(y, noise.keep, noise, first, room))
 
 
 @kernel
-def feed_forward_part_bwd(d, params, grad, saved, work, hidden):
+def feed_forward_part_bwd(d, params, grad, saved, work, hidden, noise, first):
     """d (M, D) UPDATED; grad, the part's gradient, OVERWRITTEN."""
     m, c = d.shape
     s, o = m * (2 * c + 1), 2 * c + (c + 1) * hidden
-    # x += h w2 + b2
+    # x += drop(h w2 + b2)
+    room = work[m * hidden : m * (hidden + c)]
+    dy = thinned(d.reshape(m * c), noise.keep, noise, first, room).reshape(m, c)
     dense_bwd(
         saved[s + m * hidden : s + 2 * m * hidden].reshape(m, hidden),
-        d,
+        dy,
         grad[o : o + hidden * c].reshape(hidden, c),
         grad[o + hidden * c : o + (hidden + 1) * c],
     )
     dz = work[: m * hidden]
-    dense_bwd_input(params[o : o + hidden * c].reshape(hidden, c), d, dz.reshape(m, hidden))
+    dense_bwd_input(params[o : o + hidden * c].reshape(hidden, c), dy, dz.reshape(m, hidden))
     # h = gelu(z)
     gelu_bwd(saved[s : s + m * hidden], dz)
     # z = norm(x) w1 + b1
@@ -310,27 +324,31 @@ def norm_layer_backward_reference(
 
 
 def attention_part_reference(
-    x: np.ndarray, t: Views, prefix: str, heads: int, causal: bool
+    x: np.ndarray, t: Views, prefix: str, heads: int, causal: bool, weights: Mask, mask: Mask
 ) -> tuple[np.ndarray, Any]:
-    """Result (B, T, D) of the part in plain NumPy, and what its backward pass needs."""
+    """Result (B, T, D) of the part in plain NumPy, and what its backward pass needs.
+
+    weights (B, H, T, T) and mask (B, T, D) are what dropout multiplies by.
+    """
     y, norm = norm_layer_reference(x, t, f"{prefix}attn_")
     qkv = np.einsum("btd,de->bte", y, t[f"{prefix}wqkv"]) + t[f"{prefix}bqkv"]
     q, k, v = (part.reshape(*x.shape[:2], heads, -1) for part in np.split(qkv, 3, axis=2))
-    out, p = attention_reference(q, k, v, causal)
+    out, p = attention_reference(q, k, v, causal, weights)
     merged = out.reshape(*x.shape[:2], -1)
-    result = x + np.einsum("bta,ad->btd", merged, t[f"{prefix}wo"]) + t[f"{prefix}bo"]
-    return result, (y, norm, q, k, v, p, merged)
+    branch = np.einsum("bta,ad->btd", merged, t[f"{prefix}wo"]) + t[f"{prefix}bo"]
+    return x + mask * branch, (y, norm, q, k, v, p, merged, weights, mask)
 
 
 def attention_part_backward_reference(
     d: np.ndarray, t: Views, prefix: str, tape: Any, grads: Views
 ) -> np.ndarray:
     """Gradient of the part's input; those of its parameters go into grads."""
-    y, norm, q, k, v, p, merged = tape
-    grads[f"{prefix}wo"] = np.einsum("bta,btd->ad", merged, d)
-    grads[f"{prefix}bo"] = d.sum(axis=(0, 1))
-    dmerged = np.einsum("btd,ad->bta", d, t[f"{prefix}wo"])
-    parts = attention_backward_reference(q, k, v, p, dmerged.reshape(q.shape))
+    y, norm, q, k, v, p, merged, weights, mask = tape
+    dbranch = mask * d
+    grads[f"{prefix}wo"] = np.einsum("bta,btd->ad", merged, dbranch)
+    grads[f"{prefix}bo"] = dbranch.sum(axis=(0, 1))
+    dmerged = np.einsum("btd,ad->bta", dbranch, t[f"{prefix}wo"])
+    parts = attention_backward_reference(q, k, v, p, dmerged.reshape(q.shape), weights)
     dqkv = np.concatenate([part.reshape(merged.shape) for part in parts], axis=2)
     grads[f"{prefix}wqkv"] = np.einsum("btd,bte->de", y, dqkv)
     grads[f"{prefix}bqkv"] = dqkv.sum(axis=(0, 1))
@@ -338,23 +356,26 @@ def attention_part_backward_reference(
     return d + norm_layer_backward_reference(dy, t, f"{prefix}attn_", norm, grads)
 
 
-def feed_forward_part_reference(x: np.ndarray, t: Views, prefix: str) -> tuple[np.ndarray, Any]:
-    """Result (B, T, D) of the part in plain NumPy, and what its backward pass needs."""
+def feed_forward_part_reference(
+    x: np.ndarray, t: Views, prefix: str, mask: Mask = 1.0
+) -> tuple[np.ndarray, Any]:
+    """Result (B, T, D) of the part in plain NumPy, and what its backward pass needs; mask (B, T, D): dropout's."""
     y, norm = norm_layer_reference(x, t, f"{prefix}mlp_")
     z = np.einsum("btd,df->btf", y, t[f"{prefix}w1"]) + t[f"{prefix}b1"]
     h, derivative = gelu_reference(z)
-    result = x + np.einsum("btf,fd->btd", h, t[f"{prefix}w2"]) + t[f"{prefix}b2"]
-    return result, (y, norm, h, derivative)
+    branch = np.einsum("btf,fd->btd", h, t[f"{prefix}w2"]) + t[f"{prefix}b2"]
+    return x + mask * branch, (y, norm, h, derivative, mask)
 
 
 def feed_forward_part_backward_reference(
     d: np.ndarray, t: Views, prefix: str, tape: Any, grads: Views
 ) -> np.ndarray:
     """Gradient of the part's input; those of its parameters go into grads."""
-    y, norm, h, derivative = tape
-    grads[f"{prefix}w2"] = np.einsum("btf,btd->fd", h, d)
-    grads[f"{prefix}b2"] = d.sum(axis=(0, 1))
-    dz = np.einsum("btd,fd->btf", d, t[f"{prefix}w2"]) * derivative
+    y, norm, h, derivative, mask = tape
+    dbranch = mask * d
+    grads[f"{prefix}w2"] = np.einsum("btf,btd->fd", h, dbranch)
+    grads[f"{prefix}b2"] = dbranch.sum(axis=(0, 1))
+    dz = np.einsum("btd,fd->btf", dbranch, t[f"{prefix}w2"]) * derivative
     grads[f"{prefix}w1"] = np.einsum("btd,btf->df", y, dz)
     grads[f"{prefix}b1"] = dz.sum(axis=(0, 1))
     dy = np.einsum("btf,df->btd", dz, t[f"{prefix}w1"])

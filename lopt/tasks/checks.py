@@ -27,6 +27,16 @@ def check_integer(option: str, value: object, lowest: int, highest: int | None =
         raise TaskError(f"{option} = {value}, valid: {span}; nearest: {nearest}")
 
 
+def check_keep(option: str, value: object) -> None:
+    """Refuse what is no probability to keep something: a number above 0, at most 1.
+
+    Raises:
+        TaskError: as said.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= 1.0:
+        raise TaskError(f"{option} = {value!r}, valid: a number above 0, at most 1; nearest: 1")
+
+
 def check_batch_size(value: object, rows: int, data: str) -> None:
     """Refuse a batch that is empty or larger than the data set of that name.
 

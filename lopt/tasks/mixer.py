@@ -9,6 +9,7 @@ import numpy as np
 from lopt.lanes import kernel
 from lopt.layout import Layout
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
+from lopt.ops.dropout import Dropout
 from lopt.ops.images import IMAGE_SIZES, gather_images
 from lopt.ops.losses import cross_entropy, cross_entropy_reference
 from lopt.ops.mixing import (
@@ -104,13 +105,15 @@ def mixer_evaluate(params, grad, data, rows, stream, split, step, work, with_gra
     a = pixels * width
     dense_fwd(squares, params[:a].reshape(pixels, width), params[a : a + width], x)
     p, s = a + width, 0
+    one = params.dtype.type(1.0)
+    none = Dropout(one, one, stream, split, step)
     for _ in range(layers):
         mixing_part_fwd(
             x, params[p : p + first_params], saved[s : s + first_saved], scratch, batch, mix
         )
         p, s = p + first_params, s + first_saved
         feed_forward_part_fwd(
-            x, params[p : p + second_params], saved[s : s + second_saved], scratch, hidden
+            x, params[p : p + second_params], saved[s : s + second_saved], scratch, hidden, none, 0
         )
         p, s = p + second_params, s + second_saved
     norm_fwd(x, params[p:], saved[s:])
@@ -136,6 +139,8 @@ def mixer_evaluate(params, grad, data, rows, stream, split, step, work, with_gra
             saved[s : s + second_saved],
             scratch,
             hidden,
+            none,
+            0,
         )
         p, s = p - first_params, s - first_saved
         mixing_part_bwd(
@@ -233,6 +238,14 @@ class Mixer(ImageTask):
             np.array(sizes, np.int64),
             np.array(self.image_hyper, np.float32),
         )
+
+    def activations(self, batch: int) -> int:
+        """Patches; norms, hidden units of both parts before and after gelu; means, logits."""
+        length, pixels, mix, hidden = self.inner_sizes
+        norm = 2 * self.width + 1
+        layer = length * (2 * norm + 2 * hidden) + 2 * self.width * mix
+        ends = length * (pixels + norm) + self.width + self.dataset.n_classes
+        return batch * (self.layers * layer + ends)
 
     def work_size(self, batch: int) -> int:
         length, pixels, mix, hidden = self.inner_sizes

@@ -10,6 +10,7 @@ from lopt import rng
 from lopt.lanes import kernel, lane, lanes, matmul, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, from_byte, gather_examples
+from lopt.ops.dropout import drop
 from lopt.ops.losses import cross_entropy
 from lopt.ops.norm import (
     batch_norm_bwd,
@@ -41,15 +42,6 @@ def copy_reference(examples, in_bytes, scale, shift, x):
     else:
         for i in range(lane(), flat.size, lanes()):
             flat[i] = scale * examples[i] + shift
-    sync()
-
-
-@kernel
-def drop(y, u, keep):
-    """y /= keep where u < keep, else y *= 0, so that a NaN stays one.  Shapes: y (n,) UPDATED, u (n,) uniforms."""
-    zero, factor = y.dtype.type(0.0), y.dtype.type(1.0) / keep
-    for i in range(lane(), y.size, lanes()):
-        y[i] *= factor if u[i] < keep else zero
     sync()
 
 

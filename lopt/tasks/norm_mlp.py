@@ -15,7 +15,7 @@ from lopt import rng
 from lopt.data import Dataset, load
 from lopt.errors import TaskError, unknown
 from lopt.layout import Layout
-from lopt.ops.activations import ACTIVATIONS, activate_reference
+from lopt.ops.activations import ACTIVATIONS, activate_reference, held
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.norm import norm_backward_reference, norm_reference, norm_work
 from lopt.task import TRAIN, Task, TaskData, register_task
@@ -23,6 +23,7 @@ from lopt.tasks.checks import (
     check_batch_size,
     check_flag,
     check_integer,
+    check_keep,
     check_widths,
     checked_data,
 )
@@ -100,8 +101,7 @@ class NormMlp(Task):
         check_integer("reference_rows", self.reference_rows, 2, hi - lo)
         for option in ("gamma", "beta", "bias", "center"):
             check_flag(option, getattr(self, option))
-        if not (isinstance(self.keep, int | float) and 0.0 < self.keep <= 1.0):
-            raise TaskError(f"keep = {self.keep!r}, valid: a number above 0, at most 1; nearest: 1")
+        check_keep("keep", self.keep)
         if self.activation not in ACTIVATIONS:
             raise TaskError(unknown("activation", self.activation, ACTIVATIONS))
         check_initialiser(self.initialiser, self.init_scale)
@@ -153,6 +153,15 @@ class NormMlp(Task):
     @functools.cached_property
     def splits(self) -> tuple[tuple[int, int], ...]:
         return self.dataset.splits
+
+    def activations(self, batch: int) -> int:
+        """Of a hidden layer what the norm makes of it and divides by, and what it passes on."""
+        w, total = self.widths, self.reference_count + batch
+        normed = self.norm != "none"
+        layers = total * (normed + held(self.activation)) * sum(self.hidden)
+        deviations = {"layer": total * len(self.hidden), "frozen": 0, "none": 0}
+        divisors = deviations.get(self.norm, sum(self.hidden))
+        return total * w[0] + layers + divisors + batch * w[-1]
 
     def work_size(self, batch: int) -> int:
         w, total = self.widths, self.reference_count + batch

@@ -14,6 +14,7 @@ from lopt.ops.encoder import (
     ENCODER_SIZES,
     LENGTH,
     WIDTH,
+    encoder_activations,
     encoder_backward_reference,
     encoder_bwd,
     encoder_fwd,
@@ -36,6 +37,8 @@ from lopt.tasks.transformer_options import (
     first_affordable,
     floor_logint,
     init_weights,
+    reference_dropout,
+    training_dropout,
 )
 
 _VOCAB, _POSITIONS = ENCODER_SIZES, ENCODER_SIZES + 1
@@ -72,7 +75,8 @@ def transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work,
     """Mean cross-entropy of the next token at every position of the windows, and its gradient.
 
     See `lopt.task.Task`.  params: embed (V, D) | positions (T, D), if any | encoder | w_out (D, V) | b_out (V,).
-    data.ints: tokens.  data.sizes: encoder (ENCODER_SIZES), vocabulary V, whether there are positions.
+    data.ints: tokens.  data.sizes: encoder (ENCODER_SIZES), vocabulary V, whether there are positions.  data.hyper: keep,
+    attention_keep.
     Scratch: tokens (M,) | targets (M,) | x (M, D) | its gradient (M, D) | what the encoder saves | shared scratch.
     """
     spec, vocab = data.sizes[:ENCODER_SIZES], data.sizes[_VOCAB]
@@ -92,7 +96,8 @@ def transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work,
     windows(data.ints, rows, vocab, ids.reshape(batch, length), targets.reshape(batch, length))
     embedding_fwd(params[:a].reshape(vocab, width), ids, x.reshape(m, width))
     positions_fwd(params[a:b], x)
-    last = encoder_fwd(spec, params[b:c], x.reshape(m, width), saved, scratch)
+    noise = training_dropout(data.hyper, stream, split, step)
+    last = encoder_fwd(spec, params[b:c], x.reshape(m, width), saved, scratch, noise)
     loss = readout(
         saved[last : last + n].reshape(m, width),
         params[c:e].reshape(width, vocab),
@@ -105,7 +110,7 @@ def transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work,
         with_grad,
     )
     if with_grad != 0:
-        encoder_bwd(spec, params[b:c], d.reshape(m, width), grad[b:c], saved, scratch)
+        encoder_bwd(spec, params[b:c], d.reshape(m, width), grad[b:c], saved, scratch, noise)
         # x[r, t] += positions[t]
         positions_bwd(d, grad[a:b])
         # x = embed[ids]
@@ -122,8 +127,8 @@ def transformer_lm_evaluate(params, grad, data, rows, stream, split, step, work,
     data=TEXT_DATA,
     source="VeLO's task distribution (Metz et al. 2022); task set specification 11.2",
     deviations=(
-        "no dropout; queries, keys and values share one tensor; stand-in texts; draws of its own "
-        "random numbers, repeated until a step is feasible on one core"
+        "dropout is off in validation and test; queries, keys and values share one tensor; stand-in texts; draws of "
+        "its own random numbers, repeated until a step is feasible on one core"
     ),
 )
 @dataclasses.dataclass(frozen=True)
@@ -134,22 +139,24 @@ class TransformerLm(Task):
     x = embed[token] + positions[t]; L times an attention part, then a feed-forward part (`lopt.ops.transformer`);
     norm; linear readout, not tied to the embedding.
 
-    text        name of a text, or of a file of the user's, see `lopt.data.load_text`
-    vocab       tokens V; a token v >= V of the text becomes 1 + v mod (V - 1), as upstream folds them; 0: as many as
-                the text has
-    length      positions T; a row of the data is the place where a window starts
-    batch_size  windows per mini-batch
-    width       of the residual stream
-    layers      blocks
-    heads       heads of an attention part
-    key_size    numbers per head of queries, keys and values; 0: width / heads
-    hidden      units of a feed-forward part; 0: 4 width
-    positions   a learned embedding of the position is added; without it the causal mask alone tells positions apart
-    init_scale  weights of the blocks: truncated normals of variance init_scale / (layers fan_in), 2 as upstream has it
-    stands_for  corpus that a sampled task asks for and `text` stands in for; only a record
+    text            name of a text, or of a file of the user's, see `lopt.data.load_text`
+    vocab           tokens V; a token v >= V of the text becomes 1 + v mod (V - 1), as upstream folds them; 0: as many
+                    as the text has
+    length          positions T; a row of the data is the place where a window starts
+    batch_size      windows per mini-batch
+    width           of the residual stream
+    layers          blocks
+    heads           heads of an attention part
+    key_size        numbers per head of queries, keys and values; 0: width / heads
+    hidden          units of a feed-forward part; 0: 4 width
+    keep            probability to keep a number that a part adds, which is then divided by it; 1: no dropout
+    attention_keep  the same of attention weights.  Both act on the training split only
+    positions       a learned embedding of the position is added; without it the causal mask alone tells them apart
+    init_scale      weights of the blocks: truncated normals of variance init_scale / (layers fan_in), 2 upstream
+    stands_for      corpus that a sampled task asks for and `text` stands in for; only a record
 
     Embeddings start as N(0, 0.02^2), the readout with variance 1 / width, gammas at 1, betas and biases at 0.
-    Deviations from the published family: no dropout (there 0.1); queries, keys and values share one tensor.
+    Deviation from the published family: queries, keys and values share one tensor.
 
     Raises:
         TaskError: an option is out of range; names it and the nearest valid value.
@@ -164,6 +171,8 @@ class TransformerLm(Task):
     heads: int = 4
     key_size: int = 0
     hidden: int = 0
+    keep: float = 1.0
+    attention_keep: float = 1.0
     positions: bool = True
     init_scale: float = 2.0
     stands_for: str = ""
@@ -207,13 +216,18 @@ class TransformerLm(Task):
     @functools.cached_property
     def arrays(self) -> TaskData:
         sizes = np.array([*self.spec, self.vocabulary, int(self.positions)], np.int64)
-        empty = np.zeros(0, np.float32)
-        return TaskData(empty, load_text(self.text).ints, sizes, empty)
+        hyper = np.array([self.keep, self.attention_keep], np.float32)
+        return TaskData(np.zeros(0, np.float32), load_text(self.text).ints, sizes, hyper)
 
     @functools.cached_property
     def splits(self) -> tuple[tuple[int, int], ...]:
         """Rows: first tokens of the windows that stay inside the split."""
         return tuple((lo, hi - self.length) for lo, hi in load_text(self.text).splits)
+
+    def activations(self, batch: int) -> int:
+        """Tokens and their embeddings, the encoder's, logits."""
+        each = 1 + self.width + self.vocabulary
+        return batch * self.length * each + encoder_activations(self.spec, batch)
 
     def work_size(self, batch: int) -> int:
         length, width, _, _, inner, hidden, _ = self.spec
@@ -237,7 +251,8 @@ class TransformerLm(Task):
         tokens = np.where(tokens < self.vocabulary, tokens, 1 + tokens % (self.vocabulary - 1))
         now, then = tokens[:, :-1], tokens[:, 1:]
         x = t["embed"][now] + (t["positions"] if self.positions else 0.0)
-        y, tape = encoder_reference(x, t, self.spec)
+        noise = reference_dropout(self, stream, split, step)
+        y, tape = encoder_reference(x, t, self.spec, noise)
         logits = np.einsum("btd,dv->btv", y, t["w_out"]) + t["b_out"]
         loss, dz = cross_entropy_reference(logits.reshape(-1, self.vocabulary), then.ravel())
         dz = dz.reshape(logits.shape)
@@ -272,6 +287,7 @@ class TransformerLm(Task):
             "length": length,
             "vocab": floor_logint(r, 100, 10000),
             "key_size": 32,
+            "keep": 0.9,
             "positions": False,
         }
 
@@ -279,7 +295,7 @@ class TransformerLm(Task):
     def sample(cls, seed: int) -> Self:
         """A random task by the law of VeLO's lm_transformer, a pure function of the seed.
 
-        As published: key size 32 whatever the width, no positional embedding, 4 width hidden units.  The published
+        As published: key size 32 whatever the width, no positional embedding, 4 width hidden units, 0.1 dropped.  The published
         random keys cannot be repeated: the draws are those of RandomState(seed), in the order of the specification's
         table.  Deviations: drawn again until it is affordable, see `first_affordable`; stand-ins for the corpora.
         """
@@ -287,14 +303,14 @@ class TransformerLm(Task):
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """With and without positions, with a key size of its own, one position, a folded vocabulary.
+        """With and without positions and dropout, with a key size of its own, one position, a folded vocabulary.
 
         Without positions equal tokens tie in the softmax, and rounding decides for one where the scores are large:
         the window is short enough to have none twice.
         """
         small = functools.partial(cls, vocab=40, length=5, batch_size=3, width=8, heads=2, hidden=9)
         return [
-            small(layers=1),
-            small(layers=2, length=3, positions=False, key_size=3, vocab=113),
+            small(layers=1, keep=0.75, attention_keep=0.5),
+            small(layers=2, length=3, positions=False, key_size=3, vocab=113, keep=0.9),
             small(layers=1, length=1, heads=1, batch_size=4),
         ]

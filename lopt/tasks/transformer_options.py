@@ -10,9 +10,12 @@ import numpy as np
 
 from lopt import rng
 from lopt.errors import TaskError
+from lopt.lanes import kernel
+from lopt.ops.dropout import Dropout
 from lopt.ops.encoder import HIDDEN, INNER, LAYERS, LENGTH, WIDTH
+from lopt.task import TRAIN
 from lopt.tasks import samplers
-from lopt.tasks.checks import check_integer
+from lopt.tasks.checks import check_integer, check_keep
 from lopt.tasks.initialisers import draw
 
 SMALL_STD = 0.02  # of embeddings, positions and class tokens
@@ -47,6 +50,23 @@ def check_transformer(task: Any) -> None:
             f"heads = {task.heads} do not divide width = {task.width}; nearest: {nearest}, or give a key_size"
         )
     check_scale(task.init_scale)
+    for option in ("keep", "attention_keep"):
+        check_keep(option, getattr(task, option))
+
+
+@kernel
+def training_dropout(hyper, stream, split, step):
+    """The Dropout of a task: hyper (2,) are its keep and attention_keep; on other splits than the training one, none."""
+    one = hyper.dtype.type(1.0)
+    keep = hyper[0] if split == TRAIN else one
+    attention_keep = hyper[1] if split == TRAIN else one
+    return Dropout(keep, attention_keep, stream, rng.NOISE + split, step)
+
+
+def reference_dropout(task: Any, stream: np.ndarray, split: int, step: int) -> Dropout:
+    """The same in float64."""
+    hyper = np.array([task.keep, task.attention_keep], np.float32).astype(np.float64)
+    return training_dropout.py_func(hyper, stream, split, step)
 
 
 def check_scale(value: object) -> None:

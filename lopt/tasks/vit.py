@@ -13,6 +13,7 @@ from lopt.ops.encoder import (
     ENCODER_SIZES,
     LENGTH,
     WIDTH,
+    encoder_activations,
     encoder_backward_reference,
     encoder_bwd,
     encoder_fwd,
@@ -21,7 +22,7 @@ from lopt.ops.encoder import (
     encoder_saved,
     encoder_tensors,
 )
-from lopt.ops.images import IMAGE_SIZES, gather_images
+from lopt.ops.images import IMAGE_HYPER, IMAGE_SIZES, gather_images
 from lopt.ops.losses import cross_entropy, cross_entropy_reference
 from lopt.ops.tokens import (
     first_bwd,
@@ -45,7 +46,12 @@ from lopt.tasks.transformer_options import (
     image_stand_in,
     init_weights,
     patches_reference,
+    reference_dropout,
+    training_dropout,
 )
+
+# The published law of dropout: rates uniform up to one number, and how often there is none.
+MOST_DROPPED, UNDROPPED = 0.8, 0.3
 
 _SPEC = IMAGE_SIZES
 _HEIGHT, _ACROSS, _CHANNELS, _PATCH, _CLASSES = (IMAGE_SIZES + ENCODER_SIZES + k for k in range(5))
@@ -57,7 +63,7 @@ def vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
 
     params: w_patch (I, D) | b_patch (D,) | class_token (D,) | positions (T, D) | encoder | w_out (D, C) | b_out (C,)
     with I numbers per patch.  data.sizes: images (IMAGE_SIZES), encoder (ENCODER_SIZES), height, width and
-    channels of a batch's images, patch, classes.  data.hyper: images.
+    channels of a batch's images, patch, classes.  data.hyper: images, keep, attention_keep.
     Scratch: images | patches (B (T - 1), I) | tokens without class, their gradient | x (M, D), its gradient |
     what the encoder saves | class rows (B, D), their gradient | logits (B, C) | losses (B,) | partials (32,) | scratch.
     """
@@ -97,7 +103,8 @@ def vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     dense_fwd(squares, w, params[pixels * width : a], tokens.reshape(r, width))
     prepend_fwd(params[a:b], tokens, x)
     positions_fwd(params[b:c], x)
-    last = encoder_fwd(spec, params[c:e], x.reshape(m, width), saved, scratch)
+    noise = training_dropout(data.hyper[IMAGE_HYPER:], stream, split, step)
+    last = encoder_fwd(spec, params[c:e], x.reshape(m, width), saved, scratch, noise)
     first_fwd(saved[last : last + m * width].reshape(m, width), h.reshape(batch, width))
     head = params[e:f].reshape(width, classes)
     dense_fwd(h.reshape(batch, width), head, params[f : f + classes], logits)
@@ -111,7 +118,7 @@ def vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     dense_bwd_input(head, logits, dh.reshape(batch, width))
     d = x  # the encoder has saved all it needs
     first_bwd(dh.reshape(batch, width), d.reshape(m, width))
-    encoder_bwd(spec, params[c:e], d.reshape(m, width), grad[c:e], saved, scratch)
+    encoder_bwd(spec, params[c:e], d.reshape(m, width), grad[c:e], saved, scratch, noise)
     # x = (class_token, squares w_patch + b_patch) + positions
     positions_bwd(d, grad[b:c])
     prepend_bwd(d, grad[a:b], tokens)
@@ -132,8 +139,9 @@ def vit_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
         " al. 2021"
     ),
     deviations=(
-        "no dropout; queries, keys and values share one tensor; images keep the size of the "
-        "stand-in; draws of its own random numbers, repeated until a step is feasible on one core"
+        "dropout of what parts add and of attention weights only, off in validation and test; queries, keys and values "
+        "share one tensor; images keep the size of the stand-in; draws of its own random numbers, repeated until a step "
+        "is feasible on one core"
     ),
 )
 @dataclasses.dataclass(frozen=True)
@@ -146,17 +154,20 @@ class Vit(ImageTask):
     then a feed-forward part (`lopt.ops.transformer`); norm; the class token's row is read out linearly.
     Loss: mean softmax cross-entropy.
 
-    patch       side of a square patch; pixels that fill no whole patch are dropped
-    width       of the residual stream
-    layers      blocks
-    heads       heads of an attention part
-    key_size    numbers per head of queries, keys and values; 0: width / heads
-    hidden      units of a feed-forward part; 0: 4 width
-    init_scale  weights of the blocks: truncated normals of variance init_scale / fan_in
+    patch           side of a square patch; pixels that fill no whole patch are dropped
+    width           of the residual stream
+    layers          blocks
+    heads           heads of an attention part
+    key_size        numbers per head of queries, keys and values; 0: width / heads
+    hidden          units of a feed-forward part; 0: 4 width
+    keep            probability to keep a number that a part adds, which is then divided by it; 1: no dropout
+    attention_keep  the same of attention weights.  Both act on the training split only
+    init_scale      weights of the blocks: truncated normals of variance init_scale / fan_in
     Further options: `lopt.tasks.images.ImageTask`.
 
     Positions and class token start as N(0, 0.02^2), patch projection and readout with variance 1 / fan_in, gammas at 1,
-    betas and biases at 0.  Deviations from the published family: no dropout; queries, keys and values share one tensor.
+    betas and biases at 0.  Deviations from the published family: it drops embeddings and hidden units too; queries, keys
+    and values share one tensor.
 
     Raises:
         TaskError: an option is out of range; names it and the nearest valid value.
@@ -168,6 +179,8 @@ class Vit(ImageTask):
     heads: int = 4
     key_size: int = 0
     hidden: int = 0
+    keep: float = 1.0
+    attention_keep: float = 1.0
     init_scale: float = 1.0
 
     core = staticmethod(vit_evaluate)
@@ -219,8 +232,13 @@ class Vit(ImageTask):
             self.dataset.floats,
             self.dataset.ints,
             np.array(sizes, np.int64),
-            np.array(self.image_hyper, np.float32),
+            np.array([*self.image_hyper, self.keep, self.attention_keep], np.float32),
         )
+
+    def activations(self, batch: int) -> int:
+        """Patches, the encoder's, logits."""
+        patches = (self.spec[LENGTH] - 1) * self.pixels
+        return batch * (patches + self.dataset.n_classes) + encoder_activations(self.spec, batch)
 
     def work_size(self, batch: int) -> int:
         length, width, _, _, inner, hidden, _ = self.spec
@@ -245,7 +263,8 @@ class Vit(ImageTask):
         tokens = np.einsum("bti,id->btd", squares, t["w_patch"]) + t["b_patch"]
         first = np.broadcast_to(t["class_token"], (rows.size, 1, self.width))
         x = np.concatenate([first, tokens], axis=1) + t["positions"]
-        y, tape = encoder_reference(x, t, self.spec)
+        noise = reference_dropout(self, stream, split, step)
+        y, tape = encoder_reference(x, t, self.spec, noise)
         loss, dz = cross_entropy_reference(y[:, 0] @ t["w_out"] + t["b_out"], self.dataset.y[rows])
         grads = {"w_out": y[:, 0].T @ dz, "b_out": dz.sum(axis=0)}
         dy = np.zeros_like(y)
@@ -267,7 +286,7 @@ class Vit(ImageTask):
     def draw_config(r: np.random.RandomState) -> dict[str, Any]:
         """Options by the published law, however large, on the stand-in of the drawn data set."""
         layers, heads = floor_logint(r, 1, 16), floor_logint(r, 1, 16)
-        return {
+        options = {
             "layers": layers,
             "heads": heads,
             "width": heads * floor_logint(r, 8, 64 if heads < 4 else 32),
@@ -276,6 +295,10 @@ class Vit(ImageTask):
             "batch_size": floor_logint(r, 4, 256),
             "patch": samplers.choice(r, (2, 4, 8, 12, 16)),
         }
+        keep, attention_keep = (1.0 - float(r.uniform(0.0, MOST_DROPPED)) for _ in range(2))
+        if r.uniform(0.0, 1.0) < UNDROPPED:
+            keep = attention_keep = 1.0
+        return {**options, "keep": keep, "attention_keep": attention_keep}
 
     @classmethod
     def sample(cls, seed: int) -> Self:
@@ -283,17 +306,17 @@ class Vit(ImageTask):
 
         The published random keys cannot be repeated: the draws are those of RandomState(seed), in the order of the
         specification's table.  Deviations: drawn again until it is affordable, see `first_affordable`; images are
-        not resized, see `image_stand_in`; dropout is not drawn, as there is none.
+        not resized, see `image_stand_in`.
         """
         return first_affordable(cls, seed)
 
     @classmethod
     def examples(cls) -> list[Self]:
-        """Patches that divide the image, that do not, and one that is the image; a key size; augmentation."""
+        """Patches that divide the image, that do not, and one that is the image; a key size; dropout; augmentation."""
         small = functools.partial(cls, batch_size=3, width=6, heads=2, hidden=7, layers=1)
         crop = (1, True, False, False, 0.0, 0.0, 0.0, 0.0)
         return [
-            small(patch=4, center=True),
+            small(patch=4, center=True, keep=0.75, attention_keep=0.5),
             small(patch=3, key_size=2, layers=2, augmentation=crop),
             small(patch=8, heads=1, batch_size=4),
         ]
