@@ -251,6 +251,9 @@ class AugmentedTask(Task):
     def work_size(self, batch: int) -> int:
         return self.task.work_size(batch)
 
+    def activations(self, batch: int) -> int:
+        return self.task.activations(batch)
+
     @functools.cached_property
     def scale(self) -> np.ndarray:
         """The sigmas, (N,) float32; empty without reparameterisation."""

@@ -118,6 +118,25 @@ class Task(abc.ABC):
     def work_size(self, batch: int) -> int:
         """Elements of scratch the kernel needs for a batch of that many rows."""
 
+    @abc.abstractmethod
+    def activations(self, batch: int) -> int:
+        """Numbers of a forward pass of that many rows that its backward pass reads: what a tape would hold.
+
+        They say how much a gradient needs, however its kernel is written, so each counts once and scratch does not: the
+        batch as the model takes it, and random numbers; what each layer passes on; gates and cells; what a norm
+        divides by and what it makes of it; attention weights; logits, all of them.  The argument of a nonlinearity
+        counts besides its result only where the derivative is not a function of the result (`lopt.ops.activations`).
+        Masks, indices and losses, one per row, do not count.
+        """
+
+    @property
+    def memory(self) -> int:
+        """Bytes of one loss and gradient at its peak: parameters, gradient and scratch.
+
+        The data set is shared by all tasks of a process, and batches are rows of it, so neither counts.
+        """
+        return 4 * (2 * self.layout.size + self.work_size(self.batch_size))
+
     @property
     def operations(self) -> float:
         """Multiplications and additions of one loss and gradient, about; for sharing out work and for speed figures.

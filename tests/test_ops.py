@@ -14,6 +14,7 @@ from lopt.lanes import kernel, lane, lanes, sync
 from lopt.ops import elementary
 from lopt.ops.activations import (
     ACTIVATIONS,
+    SWISH,
     TANH,
     activate_bwd,
     activate_fwd,
@@ -24,7 +25,6 @@ from lopt.ops.losses import cross_entropy, cross_entropy_reference
 from lopt.ops.mlp_stack import (
     stack_bwd,
     stack_fwd,
-    stack_scratch,
     stack_size,
     stack_units,
 )
@@ -267,48 +267,50 @@ def test_gather_picks_scales_and_shifts_rows() -> None:
 
 
 def stack_case(widths: tuple[int, ...], dtype: type) -> tuple:
-    """params, grad, widths, work beginning with x, dz and scratch of a batch of 4."""
+    """params, grad, widths, work beginning with x, and dz of a batch of 4."""
     r, batch, sizes = np.random.default_rng(len(widths)), 4, np.array(widths)
     params = (0.7 * r.standard_normal(stack_size(widths))).astype(dtype)
     work = np.full(batch * stack_units(widths), NAN, dtype)
     work[: batch * widths[0]] = r.standard_normal(batch * widths[0])
     dz = r.standard_normal(batch * widths[-1]).astype(dtype)
-    scratch = np.full(batch * stack_scratch(widths), NAN, dtype)
-    return params, np.full_like(params, NAN), sizes, work, dz, scratch
+    return params, np.full_like(params, NAN), sizes, work, dz
 
 
 @kernel
-def stack_both(params, grad, widths, work, dz, scratch):
+def stack_both(params, grad, widths, work, dz, code):
     """Forward, then backward of sum(z_L dz), with the gradient of the input; returns nothing."""
-    stack_fwd(params, widths, TANH, 4, work)
+    stack_fwd(params, widths, code, 4, work)
     for i in range(lane(), dz.size, lanes()):
         work[work.size - dz.size + i] = dz[i]
     sync()
-    stack_bwd(params, grad, widths, TANH, 4, work, scratch, 1)
+    stack_bwd(params, grad, widths, code, 4, work, work[: 4 * widths[0]])
 
 
+IN_EITHER_PLACE = (TANH, SWISH)  # the gradient overwrites the argument, or the result
 STACKS = [(3, 2), (3, 5, 2), (4, 3, 6, 2), (2, 5, 3, 4, 3)]
 
 
 @pytest.mark.parametrize("widths", STACKS)
 def test_stack_gradients(widths: tuple[int, ...]) -> None:
     """Of the parameters and of the input, which is overwritten with its own."""
-    params, grad, sizes, work, dz, scratch = stack_case(widths, np.float64)
-    n, x = 4 * widths[0], work[: 4 * widths[0]].copy()
+    for code in IN_EITHER_PLACE:
+        params, grad, sizes, work, dz = stack_case(widths, np.float64)
+        n, x = 4 * widths[0], work[: 4 * widths[0]].copy()
 
-    def weighted_sum(v: np.ndarray) -> float:
-        a = np.concatenate([v[params.size :], np.full(work.size - n, NAN)])
-        stack_fwd(v[: params.size].copy(), sizes, TANH, 4, a)
-        return float(a[a.size - dz.size :] @ dz)
+        def weighted_sum(v: np.ndarray, code=code, sizes=sizes, work=work, dz=dz, n=n) -> float:
+            a = np.concatenate([v[v.size - n :], np.full(work.size - n, NAN)])
+            stack_fwd(v[: v.size - n].copy(), sizes, code, 4, a)
+            return float(a[a.size - dz.size :] @ dz)
 
-    stack_both(params, grad, sizes, work, dz, scratch)
-    at, slope = np.concatenate([params, x]), np.concatenate([grad, work[:n]])
-    finite_differences.check(weighted_sum, at, slope)
+        stack_both(params, grad, sizes, work, dz, code)
+        at, slope = np.concatenate([params, x]), np.concatenate([grad, work[:n]])
+        finite_differences.check(weighted_sum, at, slope)
 
 
 @pytest.mark.parametrize("widths", STACKS)
 def test_stack_does_not_depend_on_the_lanes(widths: tuple[int, ...]) -> None:
-    lane_scheduler.check(stack_both, lambda: stack_case(widths, np.float32), scratch=(5,))
+    for code in IN_EITHER_PLACE:
+        lane_scheduler.check(stack_both, lambda code=code: (*stack_case(widths, np.float32), code))
 
 
 # Cross-entropy

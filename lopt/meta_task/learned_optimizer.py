@@ -171,6 +171,17 @@ class LearnedOptimizer(Task):
         """Address of the initial parameters and batches of an inner problem."""
         return rng.stream(self.instance, int(row))
 
+    def activations(self, batch: int) -> int:
+        """One inner step's, of one member of one pair: the inner task's, its parameters, its gradient, the state.
+
+        A learned optimizer's features and hidden units of all parameters too.  Going back through the unroll would take
+        as many for every step of every inner problem.
+        """
+        inner, opt = self.inner_task, self.inner_optimizer
+        units = opt.n_features + 2 * opt.hidden + 2 if isinstance(opt, MlpOptimizer) else 0
+        optimizers = inner.layout.size * (2 + units) + opt.state_size(inner.layout)
+        return inner.activations(inner.batch_size) + optimizers
+
     def work_size(self, batch: int) -> int:
         """As `inner_of` divides it, whatever the batch."""
         inner, opt = self.inner_task, self.inner_optimizer

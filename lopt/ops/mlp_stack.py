@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lopt.lanes import kernel
-from lopt.ops.activations import activate_bwd, activate_fwd, activate_reference
+from lopt.ops.activations import activate_bwd, activate_fwd, activate_reference, held, spare
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
 
 Tensors = list[tuple[str, tuple[int, ...]]]
@@ -38,9 +38,9 @@ def stack_units(widths: Sequence[int]) -> int:
     return widths[0] + 2 * sum(widths[1:-1]) + widths[-1]
 
 
-def stack_scratch(widths: Sequence[int]) -> int:
-    """Numbers per example that the backward pass needs besides: two of the widest hidden layer."""
-    return 2 * max(widths[1:-1], default=0)
+def stack_activations(widths: Sequence[int], activation: str) -> int:
+    """Numbers per example that a tape holds, see `lopt.task.Task.activations`: x, what each layer passes on, z_L."""
+    return widths[0] + held(activation) * sum(widths[1:-1]) + widths[-1]
 
 
 @kernel
@@ -69,19 +69,17 @@ def stack_fwd(params, widths, code, batch, work):
 
 
 @kernel
-def stack_bwd(params, grad, widths, code, batch, work, scratch, with_input):
-    """grad OVERWRITTEN with the gradient of params; with_input: x in `work` with that of x.
+def stack_bwd(params, grad, widths, code, batch, work, dx):
+    """grad OVERWRITTEN with the gradient of params, dx with that of x unless it is empty.
 
-    Shapes: params, grad (stack_size,); work as `stack_fwd` left it, save that z_L (B, n_L) at its
-    end has been replaced by its gradient; scratch (batch * stack_scratch,).
+    Shapes: params, grad (stack_size,); work as `stack_fwd` left it, save that z_L (B, n_L) at its end has been replaced
+    by its gradient, OVERWRITTEN behind x; dx (batch * n_0,), which may be x, or (0,).
     """
     layers = widths.size - 1
-    h, p, widest = 0, 0, 0
+    h, p = 0, 0
     for k in range(layers):
         h += batch * (widths[k] if k == 0 else 2 * widths[k])
         p += widths[k] * widths[k + 1] + widths[k + 1]
-        if k > 0:
-            widest = max(widest, batch * widths[k])
     dz = work[h : h + batch * widths[layers]]
     for back in range(layers):
         k = layers - 1 - back
@@ -98,14 +96,14 @@ def stack_bwd(params, grad, widths, code, batch, work, scratch, with_input):
         )
         w = params[p : p + n * m].reshape(n, m)
         if k > 0:
-            start = (back % 2) * widest
-            dz = scratch[start : start + batch * n]
+            z = work[h - batch * n : h]
+            dz = spare(z, x, code)
             dense_bwd_input(w, dy, dz.reshape(batch, n))
             # h_k = f(z_k)
-            activate_bwd(work[h - batch * n : h], x, dz, code)
+            activate_bwd(z, x, dz, code)
             h -= batch * n
-        elif with_input != 0:
-            dense_bwd_input(w, dy, x.reshape(batch, n))
+        elif dx.size > 0:
+            dense_bwd_input(w, dy, dx.reshape(batch, n))
 
 
 def stack_fwd_reference(

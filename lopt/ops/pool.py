@@ -44,7 +44,7 @@ def pool_fwd(x, y, code):
 def pool_bwd(x, dy, dx, code, scratch):
     """dx OVERWRITTEN with the gradient of x; positions that share the maximum share its gradient equally.
 
-    Shapes: x, dx (B, P, C), dy (B, C); scratch (2, C), used by the maximum.
+    Shapes: x, dx (B, P, C), which may be x; dy (B, C); scratch (2, C), used by the maximum.
     """
     batch, positions, channels = x.shape
     zero, one, two = x.dtype.type(0.0), x.dtype.type(1.0), x.dtype.type(2.0)

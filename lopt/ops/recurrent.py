@@ -6,6 +6,7 @@ that is trained.  Times are the leading axis throughout, so that each step is on
 """
 
 from lopt.lanes import kernel, lane, lanes, sync
+from lopt.ops.activations import reads_argument
 from lopt.ops.gru import gru_bwd, gru_fwd
 from lopt.ops.lstm import lstm_bwd, lstm_fwd
 from lopt.ops.recurrent_parts import column_sums
@@ -44,6 +45,16 @@ def core_gates(spec):
 
 
 @kernel
+def core_kept(spec):
+    """Numbers per example and step of `gates` and `dh` together.
+
+    Gradients of a vanilla core's outputs overwrite the arguments of its activation where those are not read again.
+    """
+    shared = spec[KIND] == VANILLA and not reads_argument(spec[ACTIVATION])
+    return core_gates(spec) + (0 if shared else spec[WIDTH])
+
+
+@kernel
 def core_step(spec):
     """Numbers per example of the scratch `step`."""
     return max(4 * spec[WIDTH], 2 * spec[WIDTH] + spec[INPUTS])
@@ -59,7 +70,7 @@ def core_params(spec):
 def core_scratch(spec, one_hot, work, steps, batch):
     """Views into scratch: x, hidden, cell, gates, dh, step as `core_fwd` and `core_bwd` take them.
 
-    The seventh is what remains of work.
+    gates and dh may overlap, see `core_kept`.  The seventh is what remains of work.
     """
     width, rows = spec[WIDTH], steps * batch
     columns = 0 if one_hot != 0 else spec[INPUTS]
@@ -68,14 +79,14 @@ def core_scratch(spec, one_hot, work, steps, batch):
     b = a + (steps + 1) * batch * width
     c = b + cells * batch * width
     d = c + rows * core_gates(spec)
-    e = d + rows * width
+    e = c + rows * core_kept(spec)
     f = e + batch * core_step(spec)
     return (
         work[:a].reshape(rows, columns),
         work[a:b].reshape(steps + 1, batch, width),
         work[b:c].reshape(cells, batch, width),
         work[c:d],
-        work[d:e].reshape(steps, batch, width),
+        work[e - rows * width : e].reshape(steps, batch, width),
         work[e:f],
         work[f:],
     )

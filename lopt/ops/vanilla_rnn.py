@@ -45,7 +45,8 @@ def vanilla_bwd(params, grad, x, ids, hidden, gates, dh, step, code, inputs):
     """Gradients of all of `params` into grad (OVERWRITTEN), back through time.
 
     x is OVERWRITTEN with its gradient; dh (T, B, H), the gradients of the outputs, is OVERWRITTEN
-    with those of the arguments of f; step[:B] (B, H) ends as the gradient of the initial state.
+    with those of the arguments of f, and may lie in gates where f' does not read them; step[:B] (B, H) ends as the
+    gradient of the initial state.
     """
     steps, batch, width = hidden.shape[0] - 1, hidden.shape[1], hidden.shape[2]
     n, size, square = inputs * width, batch * width, width * width

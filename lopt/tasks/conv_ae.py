@@ -12,7 +12,7 @@ import numpy as np
 from lopt import rng
 from lopt.errors import TaskError, unknown
 from lopt.layout import Layout
-from lopt.ops.activations import ACTIVATIONS, activate_reference
+from lopt.ops.activations import ACTIVATIONS, activate_reference, held
 from lopt.ops.conv import conv_bwd_reference, conv_reference, conv_scratch
 from lopt.ops.variational import (
     BINS,
@@ -127,14 +127,10 @@ class ConvCoder(ImageTask):
         encoder, decoder = (first + 2 * sum(others) for first, *others in both)
         return encoder, decoder
 
-    @property
-    def _largest(self) -> int:
-        return max(math.prod(m) for m in (*self.maps[1:], *self.decoder_maps))
-
     @functools.cached_property
     def arrays(self) -> TaskData:
         own = [ACTIVATIONS.index(self.activation), int(self.variational), len(self.channels)]
-        own += [self._size("conv_"), self._size("up_"), *self._units, self.latents, self._largest]
+        own += [self._size("conv_"), self._size("up_"), *self._units, self.latents]
         maps = [n for m in (*self.maps, *self.decoder_maps) for n in (*m, STRIDE)]
         return TaskData(
             self.dataset.floats,
@@ -150,12 +146,20 @@ class ConvCoder(ImageTask):
         for (h, w, a), (_, _, b) in itertools.pairwise(self.decoder_maps):
             yield (h, w), (SIDE, SIDE, b, a)
 
+    def activations(self, batch: int) -> int:
+        """Maps of both nets, code, outputs; latents, noise of latents and pixels if variational."""
+        image, *maps = (math.prod(m) for m in self.maps)
+        seed, *ups = (math.prod(m) for m in self.decoder_maps)
+        between = seed + self.latents + image
+        if self.variational:
+            between += 3 * self.latents + 2 * image
+        return batch * (image + between + held(self.activation) * (sum(maps) + sum(ups)))
+
     def work_size(self, batch: int) -> int:
         n, v = math.prod(self.input_shape), int(self.variational)
         between = (1 + 3 * v) * self.latents + (2 * (1 + v) + v) * n
-        per_example = sum(self._units) + between + 2 * self._largest
         scratch = max(conv_scratch(batch, side, shape) for side, shape in self._convolutions())
-        return batch * per_example + max(n, self.latents) + 32 + scratch
+        return batch * (sum(self._units) + between) + max(n, self.latents) + 32 + scratch
 
     @property
     def operations(self) -> float:

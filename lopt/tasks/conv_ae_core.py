@@ -13,7 +13,7 @@ W' b', v_k c_k, w b.  Source: task set specification 1.6, 6.3, 6.4.
 
 from lopt import rng
 from lopt.lanes import kernel, lane, lanes, sum32, sync
-from lopt.ops.activations import SIGMOID, activate_bwd, activate_fwd
+from lopt.ops.activations import SIGMOID, activate_bwd, activate_fwd, spare
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -25,14 +25,14 @@ from lopt.ops.variational import (
     latent_fwd,
     quantised_normal,
 )
-from lopt.tasks.conv_core import SIDE, conv_stack_bwd, conv_stack_fwd
+from lopt.tasks.conv_core import SIDE, conv_stack_bwd, conv_stack_fwd, last_spare
 from lopt.tasks.mlp_ae import reconstruction
 
 # Behind the image block of data.sizes; maps of encoder and decoder (L + 1, 4) follow.
 _ACTIVATION, _VARIATIONAL, _LAYERS, _ENC_PARAMS, _DEC_PARAMS, _ENC_UNITS, _DEC_UNITS = (
     IMAGE_SIZES + k for k in range(7)
 )
-_LATENTS, _LARGEST, _MAPS = (IMAGE_SIZES + k for k in range(7, 10))
+_LATENTS, _MAPS = (IMAGE_SIZES + k for k in range(7, 9))
 
 
 @kernel
@@ -66,10 +66,10 @@ def decoder_fwd(params, maps, code, batch, work, scratch):
 
 
 @kernel
-def decoder_bwd(params, grad, maps, code, batch, work, buffers, scratch):
-    """grad OVERWRITTEN with the gradient of params; that of s_0 begins buffers[L % 2].
+def decoder_bwd(params, grad, maps, code, batch, work, scratch):
+    """grad OVERWRITTEN with the gradient of params, s_0 with that of s_0.
 
-    Shapes: work as `decoder_fwd` left it; buffers (2, largest map), the first beginning with the gradient of s_L.
+    Shapes: work as `decoder_fwd` left it, save that the gradient of s_L lies in `last_spare`; OVERWRITTEN.
     """
     layers = maps.shape[0] - 1
     h, p = work.size, params.size
@@ -81,14 +81,14 @@ def decoder_bwd(params, grad, maps, code, batch, work, buffers, scratch):
         size, m = batch * height * width * cin, batch * rows * columns * cout
         n = SIDE * SIDE * cin * cout
         p -= n + cout
-        d = buffers[back % 2, :m]
+        t, after = work[h - m : h], work[h : h + m]
+        d = spare(t, after, code)
         # s_{k+1} = f(t_{k+1})
-        activate_bwd(work[h - m : h], work[h : h + m], d, code)
+        activate_bwd(t, after, d, code)
         h -= m + size  # s_k
-        dt, s = (
-            d.reshape(batch, rows, columns, cout),
-            work[h : h + size].reshape(batch, height, width, cin),
-        )
+        flat, dt = work[h : h + size], d.reshape(batch, rows, columns, cout)
+        s = flat.reshape(batch, height, width, cin)
+        ds = spare(work[h - size : h], flat, code) if k > 0 else flat
         # t_{k+1} = T(s_k; v) + c
         column_sums(d.reshape(m // cout, cout), grad[p + n : p + n + cout])
         dv = grad[p : p + n].reshape(SIDE, SIDE, cout, cin)
@@ -97,7 +97,7 @@ def decoder_bwd(params, grad, maps, code, batch, work, buffers, scratch):
             dt,
             params[p : p + n].reshape(SIDE, SIDE, cout, cin),
             params[:0],
-            buffers[(back + 1) % 2, :size].reshape(batch, height, width, cin),
+            ds.reshape(batch, height, width, cin),
             maps[k + 1, 3],
             scratch,
         )
@@ -171,14 +171,14 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     """Mean reconstruction error, or negative evidence bound, and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, variational (0, 1), layers L, parameters of the encoder's and of the
-    decoder's convolutions, units of both, latents Z, numbers of the largest map, maps.
+    decoder's convolutions, units of both, latents Z, maps.
     Scratch: encoder's activations from the images x on | code | z, normals (if variational; else z is the code) |
-    decoder's activations from s_0 on | out | out as planes | dequantised images (if variational) | two buffers for
-    gradients of maps | terms | partials (32,) | scratch of a convolution.
+    decoder's activations from s_0 on | out | out as planes | dequantised images (if variational) | terms |
+    partials (32,) | scratch of a convolution.
     """
     sizes, batch = data.sizes, rows.size
     code, variational, layers = sizes[_ACTIVATION], sizes[_VARIATIONAL], sizes[_LAYERS]
-    latents, largest, cells = sizes[_LATENTS], batch * sizes[_LARGEST], 4 * (layers + 1)
+    latents, cells = sizes[_LATENTS], 4 * (layers + 1)
     maps = sizes[_MAPS : _MAPS + cells].reshape(layers + 1, 4)
     up = sizes[_MAPS + cells : _MAPS + 2 * cells].reshape(layers + 1, 4)
     n, positions = maps[0, 0] * maps[0, 1] * maps[0, 2], maps[0, 0] * maps[0, 1]
@@ -212,8 +212,6 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     o += 2 * raw.size
     near = work[o : o + variational * batch * n]
     o += near.size
-    buffers = work[o : o + 2 * largest].reshape(2, largest)
-    o += 2 * largest
     terms = work[o : o + max(n, latents)]
     partials, scratch = work[o + terms.size : o + terms.size + 32], work[o + terms.size + 32 :]
 
@@ -248,10 +246,10 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     dense_bwd(
         final, d, grad[e : e + last * m].reshape(last, m), grad[e + last * m : e + last * m + m]
     )
-    dense_bwd_input(w_out, d, buffers[0, : batch * positions * last].reshape(final.shape))
-    decoder_bwd(params[c:e], grad[c:e], up, code, batch, dec, buffers, scratch)
+    dense_bwd_input(w_out, d, last_spare(up, code, batch, dec).reshape(final.shape))
+    decoder_bwd(params[c:e], grad[c:e], up, code, batch, dec, scratch)
     # s_0 = z W' + b'
-    d = buffers[layers % 2, : batch * seed].reshape(batch, seed)
+    d = dec[: batch * seed].reshape(batch, seed)
     dense_bwd(z, d, grad[b : c - seed].reshape(latents, seed), grad[c - seed : c])
     dense_bwd_input(w_seed, d, z)
     if variational != 0:
@@ -259,8 +257,6 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
         latent_bwd(hidden, noise.reshape(batch, latents), z, scale)
     # code = h_L W + b
     dense_bwd(h, hidden, grad[a : b - wide].reshape(flat, wide), grad[b - wide : b])
-    dense_bwd_input(w_code, hidden, buffers[0, : batch * flat].reshape(batch, flat))
-    conv_stack_bwd(
-        params[:a], grad[:a], maps, code, 1, 0, batch, enc, work[:0], buffers, scratch
-    )  # fmt: skip
+    dense_bwd_input(w_code, hidden, last_spare(maps, code, batch, enc).reshape(batch, flat))
+    conv_stack_bwd(params[:a], grad[:a], maps, code, 1, 0, batch, enc, work[:0], scratch)
     return loss

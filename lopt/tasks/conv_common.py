@@ -14,13 +14,13 @@ import numpy as np
 
 from lopt.errors import TaskError, unknown
 from lopt.layout import Layout
-from lopt.ops.activations import ACTIVATIONS, activate_reference
+from lopt.ops.activations import ACTIVATIONS, activate_reference, held
 from lopt.ops.conv import PADDINGS, conv_bwd_reference, conv_reference, conv_scratch, conv_size
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd_reference,
     stack_fwd_reference,
-    stack_scratch,
     stack_tensors,
     stack_units,
 )
@@ -177,8 +177,7 @@ class ConvTask(ImageTask):
         sizes = [
             *self.image_sizes, ACTIVATIONS.index(self.activation), int(self.use_bias),
             int(self.batch_norm), HEADS.index(self.head), len(self.channels), self._conv_params,
-            self._conv_units, self._mlp_begin, stack_units(self.widths), self._buffers,
-            self._norm_size, *maps, *self.widths,
+            self._conv_units, self._mlp_begin, stack_units(self.widths), self._norm_size, *maps, *self.widths,
         ]  # fmt: skip
         hyper = np.array(self.image_hyper, np.float32)
         return TaskData(self.dataset.floats, self.dataset.ints, np.array(sizes, np.int64), hyper)
@@ -199,15 +198,19 @@ class ConvTask(ImageTask):
         return self._conv_units - shared
 
     @property
-    def _buffers(self) -> int:
-        return max(2 * max(map(math.prod, self.maps[1:])), stack_scratch(self.widths))
-
-    @property
     def _norm_size(self) -> int:
         return int(norm_size(np.array(self.maps, np.int64), int(self.batch_norm)))
 
+    def activations(self, batch: int) -> int:
+        """Maps, what batch norm makes of them, and the head's stack, which begins with the last map if that is flat."""
+        image, *maps = map(math.prod, self.maps)
+        stack = stack_activations(self.widths, self.activation)
+        shared = self.widths[0] if self.head == "flatten" else 0
+        each = image + (held(self.activation) + self.batch_norm) * sum(maps) + stack - shared
+        return batch * each + self.batch_norm * sum(self.channels)
+
     def work_size(self, batch: int) -> int:
-        units = self._mlp_begin + stack_units(self.widths) + self._buffers + 1
+        units = self._mlp_begin + stack_units(self.widths) + 1
         layers = zip(self.maps[1:], self.kernel_shapes, strict=True)
         fixed = 32 + self._norm_size
         return batch * units + fixed + max(conv_scratch(batch, m[:2], s) for m, s in layers)

@@ -12,8 +12,8 @@ channels); with batch norm as h_0 | xhat_1 y_1 h_1 | ..., xhat what is left of z
 Source: task set specification 3.4 and 3.5.
 """
 
-from lopt.lanes import kernel, lane, lanes, sync
-from lopt.ops.activations import activate_bwd, activate_fwd
+from lopt.lanes import kernel
+from lopt.ops.activations import activate_bwd, activate_fwd, spare
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
 from lopt.ops.losses import cross_entropy
@@ -31,7 +31,7 @@ FLATTEN = HEADS.index("flatten")
 _ACTIVATION, _BIAS, _NORM, _HEAD, _LAYERS, _CONV_PARAMS, _CONV_UNITS = (
     IMAGE_SIZES + k for k in range(7)
 )
-_MLP, _MLP_UNITS, _BUFFERS, _NORM_SIZE, _MAPS = (IMAGE_SIZES + k for k in range(7, 12))
+_MLP, _MLP_UNITS, _NORM_SIZE, _MAPS = (IMAGE_SIZES + k for k in range(7, 11))
 
 
 @kernel
@@ -85,11 +85,11 @@ def conv_stack_fwd(params, maps, code, bias, norm, batch, work, room, scratch):
 
 
 @kernel
-def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, buffers, scratch):
+def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, scratch):
     """grad OVERWRITTEN with the gradient of params.
 
-    Shapes: params, grad of the stack alone; work and room as `conv_stack_fwd` left them; buffers (2, largest map), the
-    first beginning with the gradient of h_L; scratch: conv_scratch of any layer.
+    Shapes: params, grad of the stack alone; room as `conv_stack_fwd` left it; work too, save that the gradient of h_L
+    lies in `last_spare`; OVERWRITTEN behind h_0; scratch: conv_scratch of any layer.
     """
     layers = maps.shape[0] - 1
     h, p, c = work.size, params.size, 0
@@ -103,9 +103,10 @@ def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, buff
         size, m = batch * height * width * cin, batch * rows * columns * cout
         n, nb = SIDE * SIDE * cin * cout, bias * cout
         p -= n + nb + norm * cout
-        d = buffers[back % 2, :m]
+        z, after = work[h - m : h], work[h : h + m]
+        d = spare(z, after, code)
         # h_{k+1} = f(z_{k+1})
-        activate_bwd(work[h - m : h], work[h : h + m], d, code)
+        activate_bwd(z, after, d, code)
         h -= m
         if norm != 0:
             # y = norm(z) + beta
@@ -117,10 +118,10 @@ def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, buff
             )  # fmt: skip
             h -= m
         h -= size  # h_k
-        dz = d.reshape(batch, rows, columns, cout)
+        x, dz = work[h : h + size], d.reshape(batch, rows, columns, cout)
         # z_{k+1} = h_k * w + b
         conv_bwd(
-            work[h : h + size].reshape(batch, height, width, cin),
+            x.reshape(batch, height, width, cin),
             dz,
             grad[p : p + n].reshape(SIDE, SIDE, cin, cout),
             grad[p + n : p + n + nb],
@@ -131,10 +132,18 @@ def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, buff
             conv_bwd_input(
                 params[p : p + n].reshape(SIDE, SIDE, cin, cout),
                 dz,
-                buffers[(back + 1) % 2, :size].reshape(batch, height, width, cin),
+                spare(work[h - size : h], x, code).reshape(batch, height, width, cin),
                 maps[k + 1, 3],
                 scratch,
             )
+
+
+@kernel
+def last_spare(maps, code, batch, work):
+    """Room for the gradient of h_L, the last thing in `work`."""
+    last = maps.shape[0] - 1
+    m, end = batch * maps[last, 0] * maps[last, 1] * maps[last, 2], work.size
+    return spare(work[end - 2 * m : end - m], work[end - m : end], code)
 
 
 @kernel
@@ -142,11 +151,10 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
     """Mean softmax cross-entropy of a convolutional classifier and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, biases of the convolutions (0, 1), batch norm (0, 1), head, layers L,
-    parameters and units of the stack, unit where the MLP begins, its units, units of the buffers, size of the norms'
-    scratch, maps, widths of the MLP.
-    Scratch: the stack's activations | the MLP's, from its inputs (h_L itself if flattened) to the logits | two
-    buffers for gradients of maps, which serve the MLP too | losses (B,) | partials (32,) | scratch of the norms |
-    scratch of a convolution.
+    parameters and units of the stack, unit where the MLP begins, its units, size of the norms' scratch, maps, widths of
+    the MLP.
+    Scratch: the stack's activations | the MLP's, from its inputs (h_L itself if flattened) to the logits |
+    losses (B,) | partials (32,) | scratch of the norms | scratch of a convolution.
     """
     sizes, batch = data.sizes, rows.size
     code, bias, norm = sizes[_ACTIVATION], sizes[_BIAS], sizes[_NORM]
@@ -158,9 +166,8 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
     m = batch * positions * channels
     begin = batch * sizes[_MLP]
     free = begin + batch * sizes[_MLP_UNITS]
-    last = free + batch * sizes[_BUFFERS]
-    stack, mlp, buffers = work[:end], work[begin:free], work[free:last]
-    partials = last + batch
+    stack, mlp = work[:end], work[begin:free]
+    partials = free + batch
     behind = partials + 32 + sizes[_NORM_SIZE]
     room, scratch = work[partials + 32 : behind], work[behind:]
     final = work[end - m : end].reshape(batch, positions, channels)
@@ -177,20 +184,15 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
         work[free - batch * classes : free].reshape(batch, classes),
         data.ints,
         rows,
-        work[last:partials],
+        work[free:partials],
         work[partials : partials + 32],
     )
     if with_grad != 0:
         # logits = mlp(pooled)
-        stack_bwd(params[middle:], grad[middle:], widths, code, batch, mlp, buffers, 1)
-        d = buffers[:m]
-        if head == FLATTEN:
-            # pooled = h_L, which lies where its gradient is now: make it again
-            for i in range(lane(), m, lanes()):
-                d[i] = pooled[i]
-            sync()
-            activate_fwd(work[end - 2 * m : end - m], pooled, code)
-        else:
+        d = last_spare(maps, code, batch, stack)
+        dx = d if head == FLATTEN else pooled
+        stack_bwd(params[middle:], grad[middle:], widths, code, batch, mlp, dx)
+        if head != FLATTEN:
             # pooled = pool(h_L)
             pool_bwd(
                 final,
@@ -199,8 +201,7 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
                 head,
                 scratch[: 2 * channels].reshape(2, channels),
             )
-        pair = buffers.reshape(2, buffers.size // 2)
         conv_stack_bwd(
-            params[:middle], grad[:middle], maps, code, bias, norm, batch, stack, room, pair, scratch
-        )  # fmt: skip
+            params[:middle], grad[:middle], maps, code, bias, norm, batch, stack, room, scratch
+        )
     return loss

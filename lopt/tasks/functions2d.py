@@ -243,6 +243,10 @@ class Function2D(Task):
             np.array([self.condition, self.angle], np.float32),
         )
 
+    def activations(self, batch: int) -> int:
+        """A few scalars, which do not count."""
+        return 0
+
     def work_size(self, batch: int) -> int:
         """None."""
         return 0

@@ -152,6 +152,9 @@ class Logistic(Task):
     def splits(self) -> tuple[tuple[int, int], ...]:
         return self.dataset.splits
 
+    def activations(self, batch: int) -> int:
+        return batch * (self.dataset.features + self.dataset.n_classes)
+
     def work_size(self, batch: int) -> int:
         return batch * (self.dataset.features + self.dataset.n_classes + 1) + 32
 

@@ -16,7 +16,7 @@ from lopt.errors import TaskError, unknown
 from lopt.lanes import PARTIALS
 from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
-from lopt.ops.mlp_stack import stack_tensors, stack_units
+from lopt.ops.mlp_stack import stack_activations, stack_tensors, stack_units
 from lopt.task import Task, TaskData, register_task
 from lopt.tasks import losg_data, losg_reference, losg_sampler
 from lopt.tasks.checks import check_flag, check_integer, check_widths
@@ -267,9 +267,23 @@ class Losg(Task):
             np.array(hyper, np.float32),
         )
 
+    def activations(self, batch: int) -> int:
+        """Mostly one vector, such as W x - y, whatever the batch: the objectives of a vector sum over it first."""
+        if self.kind in CLASSIFIERS:
+            counts = 2 if self.kind == "sparse_softmax_regression" else 0
+            return batch * (stack_activations(self._widths, self.activation) + counts)
+        vectors = {
+            "bowl": 0,
+            "optimization_test_problems": 0,
+            "min_max_well": 0,
+            "outward_snake": 3,
+        }
+        rescaled = self.layout.size if self.wrapper == "rescale" else 0
+        return vectors.get(self.kind, 1) * self.layout.size + rescaled
+
     def work_size(self, batch: int) -> int:
         n, w = self.dims, self._widths
-        classifier = batch * (stack_units(w) + 2 * max(w[:-1]) + 3) + PARTIALS
+        classifier = batch * (stack_units(w) + 3) + PARTIALS
         own = {
             "quadratic": n + PARTIALS,
             "norm": 2 * (n + PARTIALS),

@@ -57,21 +57,18 @@ def classifier_loss(x, grad, data, rows, work, with_grad):
     With embeddings x = E (2, n) | w (n, 2) | b (2,), and a row of data says how often each of the
     two ids occurs in the sample: the layer's input is counts E.
     data.sizes: whether there are embeddings, activation code, widths.
-    work: the stack's x ... z_L | two gradient buffers of the largest width | counts (B, 2) |
-    losses (B,) | partials (32,).
+    work: the stack's x ... z_L | counts (B, 2) | losses (B,) | partials (32,).
     """
     embeds, code, widths, batch = data.sizes[0], data.sizes[1], data.sizes[2:], rows.size
     n, layers = widths[0], widths.size - 1
     one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
-    end, widest = batch * (n + 2), n
+    end = batch * (n + 2)
     for k in range(1, layers):
         end += 2 * batch * widths[k]
-        widest = max(widest, widths[k])
-    free = end + 2 * batch * widest
     inputs, logits = work[: batch * n].reshape(batch, n), work[end - 2 * batch : end]
-    counts = work[free : free + 2 * batch].reshape(batch, 2)
-    losses = work[free + 2 * batch : free + 3 * batch]
-    partials = work[free + 3 * batch : free + 3 * batch + PARTIALS]
+    counts = work[end : end + 2 * batch].reshape(batch, 2)
+    losses = work[end + 2 * batch : end + 3 * batch]
+    partials = work[end + 3 * batch : end + 3 * batch + PARTIALS]
     skip = 2 * n * embeds
     if embeds:
         gather_fwd(data.floats, rows, one, zero, counts)
@@ -81,7 +78,8 @@ def classifier_loss(x, grad, data, rows, work, with_grad):
     stack_fwd(x[skip:], widths, code, batch, work)
     loss = first_logit_loss(logits.reshape(batch, 2), data.ints, rows, losses, partials)
     if with_grad:
-        stack_bwd(x[skip:], grad[skip:], widths, code, batch, work, work[end:free], embeds)
+        dinputs = work[: batch * n * embeds]
+        stack_bwd(x[skip:], grad[skip:], widths, code, batch, work[:end], dinputs)
         if embeds:
             # inputs = counts E
             matmul(counts.T, inputs, grad[:skip].reshape(2, n))

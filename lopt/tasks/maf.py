@@ -17,11 +17,11 @@ from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd,
     stack_bwd_reference,
     stack_fwd,
     stack_fwd_reference,
-    stack_scratch,
     stack_size,
     stack_units,
 )
@@ -43,9 +43,7 @@ SEED_OFFSET = 6123348  # of the published sampler's seeds
 S_RANGE = (-5.0, 3.0)  # of the clip of s
 
 # Behind the image block of data.sizes; widths 0..L, cuts and K - 1 permutations of D follow.
-_ACTIVATION, _BLOCKS, _LAYERS, _SIZE, _UNITS, _SCRATCH, _CUTS, _WIDTHS = (
-    IMAGE_SIZES + k for k in range(8)
-)
+_ACTIVATION, _BLOCKS, _LAYERS, _SIZE, _UNITS, _CUTS, _WIDTHS = (IMAGE_SIZES + k for k in range(7))
 
 
 @kernel
@@ -155,9 +153,9 @@ def maf_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     """Mean -log p of a masked autoregressive flow and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, blocks K, layers L of a net, its parameters, its
-    units, scratch per example, number of cuts, widths 0..L, cuts, permutations after K-1..1.
+    units, number of cuts, widths 0..L, cuts, permutations after K-1..1.
     Scratch: activations of the nets of blocks K-1..0, from v to (t, s) | masked parameters (N,) |
-    gradient of v (B, D) | scratch of the nets | terms (D,) | partials (32,).
+    gradient of v (B, D) | terms (D,) | partials (32,).
     """
     sizes, batch = data.sizes, rows.size
     blocks, net, code = sizes[_BLOCKS], sizes[_SIZE], sizes[_ACTIVATION]
@@ -167,9 +165,8 @@ def maf_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     stride = batch * sizes[_UNITS]
     end = blocks * stride
     begin = end + blocks * net
-    free = begin + batch * n
-    last = free + batch * sizes[_SCRATCH]
-    masked, dv, scratch = work[end:begin], work[begin:free].reshape(batch, n), work[free:last]
+    last = begin + batch * n
+    masked, dv = work[end:begin], work[begin:last].reshape(batch, n)
     terms, partials = work[last : last + n], work[last + n : last + n + 32]
     scale = work.dtype.type(1.0) / work.dtype.type(batch)
 
@@ -198,7 +195,7 @@ def maf_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
         # x = (v - t) e^-s,  (t, s) = net(v)
         affine_bwd(last_layer.reshape(batch, 2 * n), dv, scale)
         inner, outcome = masked[p : p + net], grad[p : p + net]
-        stack_bwd(inner, outcome, widths, code, batch, stack, scratch, i > 0)
+        stack_bwd(inner, outcome, widths, code, batch, stack, stack[: batch * n if i > 0 else 0])
         mask_gradient(outcome, widths, cuts)
         if i > 0:
             # v = x_before[order]; nothing needs last_layer any more
@@ -310,16 +307,20 @@ class Maf(FlowTask):
     def arrays(self) -> TaskData:
         w = self.widths
         own = [ACTIVATIONS.index(self.activation), self.blocks, len(w) - 1, stack_size(w)]
-        own += [stack_units(w), stack_scratch(w), sum(c.size for c in self.cuts), *w]
+        own += [stack_units(w), sum(c.size for c in self.cuts), *w]
         first = np.array(self.image_sizes + own, np.int64)
         sizes = np.concatenate([first, *self.cuts, *self.orders]).astype(np.int64)
         hyper = np.array(self.image_hyper, np.float32)
         return TaskData(self.dataset.floats, self.dataset.ints, sizes, hyper)
 
+    def activations(self, batch: int) -> int:
+        """Of every block the stack, and the last block's result."""
+        each = stack_activations(self.widths, self.activation)
+        return batch * (self.blocks * each + self.dimension)
+
     def work_size(self, batch: int) -> int:
         d, w = self.dimension, self.widths
-        per_example = self.blocks * stack_units(w) + d + stack_scratch(w)
-        return batch * per_example + self.layout.size + d + 32
+        return batch * (self.blocks * stack_units(w) + d) + self.layout.size + d + 32
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         return self._masked(super().init(stream))

@@ -20,11 +20,11 @@ from lopt.ops.losses import (
     sigmoid_squares_reference,
 )
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd,
     stack_bwd_reference,
     stack_fwd,
     stack_fwd_reference,
-    stack_scratch,
     stack_tensors,
     stack_units,
 )
@@ -39,32 +39,29 @@ SEED_OFFSET = 99123491  # of the published sampler's seeds
 LOSSES = ("cross_entropy", "sigmoid_squares")
 
 # Behind the image block of data.sizes; widths 0..L follow.
-_ACTIVATION, _LOSS, _UNITS, _SCRATCH, _WIDTHS = (IMAGE_SIZES + k for k in range(5))
+_ACTIVATION, _LOSS, _UNITS, _WIDTHS = (IMAGE_SIZES + k for k in range(4))
 
 
 @kernel
 def mlp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad):
     """Mean loss of an MLP classifier and its gradient; see `lopt.task.Task`.
 
-    data.sizes: image block, activation code, loss, units and scratch per example of the stack,
-    widths 0..L.  data.hyper: image block.
-    Scratch: the stack's activations, from the images to the logits | scratch of the stack |
-    losses (B,) | partials (32,).
+    data.sizes: image block, activation code, loss, units of the stack, widths 0..L.  data.hyper: image block.
+    Scratch: the stack's activations, from the images to the logits | losses (B,) | partials (32,).
     """
     batch, code, widths = rows.size, data.sizes[_ACTIVATION], data.sizes[_WIDTHS:]
     n, classes = widths[0], widths[widths.size - 1]
     end = batch * data.sizes[_UNITS]
-    free = end + batch * data.sizes[_SCRATCH]
     gather_images(data, rows, stream, split, step, work[: batch * n].reshape(batch, n))
     stack_fwd(params, widths, code, batch, work[:end])
     logits = work[end - batch * classes : end].reshape(batch, classes)
-    losses, partials = work[free : free + batch], work[free + batch : free + batch + 32]
+    losses, partials = work[end : end + batch], work[end + batch : end + batch + 32]
     if data.sizes[_LOSS] == 0:
         loss = cross_entropy(logits, data.ints, rows, losses, partials)
     else:
         loss = sigmoid_squares(logits, data.ints, rows, losses, partials)
     if with_grad != 0:
-        stack_bwd(params, grad, widths, code, batch, work[:end], work[end:free], 0)
+        stack_bwd(params, grad, widths, code, batch, work[:end], work[:0])
     return loss
 
 
@@ -123,7 +120,7 @@ class Mlp(ImageTask):
     @functools.cached_property
     def arrays(self) -> TaskData:
         codes, w = (ACTIVATIONS.index(self.activation), LOSSES.index(self.loss)), self.widths
-        sizes = [*self.image_sizes, *codes, stack_units(w), stack_scratch(w), *w]
+        sizes = [*self.image_sizes, *codes, stack_units(w), *w]
         return TaskData(
             self.dataset.floats,
             self.dataset.ints,
@@ -131,8 +128,11 @@ class Mlp(ImageTask):
             np.array(self.image_hyper, np.float32),
         )
 
+    def activations(self, batch: int) -> int:
+        return batch * stack_activations(self.widths, self.activation)
+
     def work_size(self, batch: int) -> int:
-        return batch * (stack_units(self.widths) + stack_scratch(self.widths) + 1) + 32
+        return batch * (stack_units(self.widths) + 1) + 32
 
     @property
     def operations(self) -> float:

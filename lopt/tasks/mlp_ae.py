@@ -21,11 +21,11 @@ from lopt.ops.activations import (
 )
 from lopt.ops.images import IMAGE_SIZES, gather_images
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd,
     stack_bwd_reference,
     stack_fwd,
     stack_fwd_reference,
-    stack_scratch,
     stack_tensors,
     stack_units,
 )
@@ -41,9 +41,7 @@ LOSSES = ("l2", "l1")
 REDUCTIONS = ("mean", "sum")
 
 # Behind the image block of data.sizes; the widths follow.
-_ACTIVATION, _OUTPUT, _LOSS, _REDUCTION, _UNITS, _SCRATCH, _WIDTHS = (
-    IMAGE_SIZES + k for k in range(7)
-)
+_ACTIVATION, _OUTPUT, _LOSS, _REDUCTION, _UNITS, _WIDTHS = (IMAGE_SIZES + k for k in range(6))
 
 
 @kernel
@@ -77,17 +75,17 @@ def mlp_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_gr
     """Reconstruction error of an autoencoder and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, output code, loss, reduction, units of the stack,
-    scratch per example, widths 0..L.
+    widths 0..L.
     Scratch: the stack's activations, which begin with the images x and end with z_L |
-    out = f(z_L) (B, D), later gradients of the stack | terms (D,) | partials (32,).
+    out = f(z_L) (B, D) | terms (D,) | partials (32,).
     """
     sizes, batch = data.sizes, rows.size
     widths = sizes[_WIDTHS:]
     n, code, output = widths[0], sizes[_ACTIVATION], sizes[_OUTPUT]
     end = batch * sizes[_UNITS]
-    last = end + batch * sizes[_SCRATCH]
+    last = end + batch * n
     x, z = work[: batch * n], work[end - batch * n : end]
-    out, free = work[end : end + batch * n], work[end:last]
+    out = work[end:last]
     gather_images(data, rows, stream, split, step, x.reshape(batch, n))
     stack_fwd(params, widths, code, batch, work[:end])
     activate_fwd(z, out, output)
@@ -104,7 +102,7 @@ def mlp_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_gr
     if with_grad != 0:
         # out = f(z); none of the outputs' derivatives looks at z
         activate_bwd(out, out, z, output)
-        stack_bwd(params, grad, widths, code, batch, work[:end], free, 0)
+        stack_bwd(params, grad, widths, code, batch, work[:end], work[:0])
     return loss
 
 
@@ -173,15 +171,11 @@ class MlpAe(ImageTask):
     def layout(self) -> Layout:
         return Layout(stack_tensors(self.widths))
 
-    @property
-    def _scratch(self) -> int:
-        return max(self.widths[0], stack_scratch(self.widths))
-
     @functools.cached_property
     def arrays(self) -> TaskData:
         own = [ACTIVATIONS.index(self.activation), OUTPUTS[self.output_type]]
         own += [LOSSES.index(self.loss), REDUCTIONS.index(self.reduction)]
-        own += [stack_units(self.widths), self._scratch, *self.widths]
+        own += [stack_units(self.widths), *self.widths]
         return TaskData(
             self.dataset.floats,
             self.dataset.ints,
@@ -189,8 +183,12 @@ class MlpAe(ImageTask):
             np.array(self.image_hyper, np.float32),
         )
 
+    def activations(self, batch: int) -> int:
+        return batch * stack_activations(self.widths, self.activation)
+
     def work_size(self, batch: int) -> int:
-        return batch * (stack_units(self.widths) + self._scratch) + self.widths[0] + 32
+        n = self.widths[0]
+        return batch * (stack_units(self.widths) + n) + n + 32
 
     def init(self, stream: np.ndarray) -> np.ndarray:
         params = np.zeros(self.layout.size, np.float32)

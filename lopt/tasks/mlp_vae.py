@@ -14,11 +14,11 @@ from lopt.layout import Layout
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.images import IMAGE_SIZES, gather_images
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd,
     stack_bwd_reference,
     stack_fwd,
     stack_fwd_reference,
-    stack_scratch,
     stack_size,
     stack_tensors,
     stack_units,
@@ -41,8 +41,8 @@ from lopt.tasks.images import IMAGE_DATA, ImageTask, image_options
 from lopt.tasks.initialisers import check_initialiser, draw
 
 # Behind the image block of data.sizes; the widths of encoder and decoder follow.
-_ACTIVATION, _ENC_LAYERS, _ENC_SIZE, _ENC_UNITS, _DEC_UNITS, _SCRATCH, _WIDTHS = (
-    IMAGE_SIZES + k for k in range(7)
+_ACTIVATION, _ENC_LAYERS, _ENC_SIZE, _ENC_UNITS, _DEC_UNITS, _WIDTHS = (
+    IMAGE_SIZES + k for k in range(6)
 )
 
 
@@ -51,9 +51,9 @@ def mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     """Mean negative evidence bound of a VAE and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, layers E and parameters of the encoder, units of
-    encoder and decoder, scratch per example, widths 0..E of the encoder, widths of the decoder.
+    encoder and decoder, widths 0..E of the encoder, widths of the decoder.
     Scratch: the encoder's activations, from images x to (mu, l) | the decoder's, from latents z to
-    (m, s) | normals (B, Z) | dequantised images (B, D), later gradients of the stacks |
+    (m, s) | normals (B, Z) | dequantised images (B, D) |
     terms (D or Z,) | partials (32,).
     """
     sizes, batch = data.sizes, rows.size
@@ -63,11 +63,11 @@ def mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     begin = batch * sizes[_ENC_UNITS]
     end = begin + batch * sizes[_DEC_UNITS]
     free = end + batch * latent
-    last = free + batch * sizes[_SCRATCH]
-    enc, dec, scratch = work[:begin], work[begin:end], work[free:last]
+    last = free + batch * n
+    enc, dec = work[:begin], work[begin:end]
     x, z, noise = work[: batch * n], work[begin : begin + batch * latent], work[end:free]
     hidden = work[begin - batch * 2 * latent : begin].reshape(batch, 2 * latent)
-    near = work[free : free + batch * n]
+    near = work[free:last]
     terms = work[last : last + max(n, latent)]
     partials = work[last + max(n, latent) : last + max(n, latent) + 32]
     scale = work.dtype.type(1.0) / work.dtype.type(batch)
@@ -85,10 +85,10 @@ def mlp_vae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     surprise = sum32(terms, n, partials)
     if with_grad != 0:
         # z = mu + e^l noise, out = decoder(z)
-        stack_bwd(params[middle:], grad[middle:], dec_widths, code, batch, dec, scratch, 1)
+        stack_bwd(params[middle:], grad[middle:], dec_widths, code, batch, dec, z)
         # (mu, l) = encoder(x)
         latent_bwd(hidden, noise.reshape(batch, latent), z.reshape(batch, latent), scale)
-        stack_bwd(params[:middle], grad[:middle], enc_widths, code, batch, enc, scratch, 0)
+        stack_bwd(params[:middle], grad[:middle], enc_widths, code, batch, enc, enc[:0])
     return scale * (surprise + divergence) + n * work.dtype.type(PIXEL_CONSTANT)
 
 
@@ -158,16 +158,11 @@ class MlpVae(ImageTask):
         encoder = stack_tensors(self.encoder_widths, "enc_")
         return Layout(encoder + stack_tensors(self.decoder_widths, "dec_"))
 
-    @property
-    def _scratch(self) -> int:
-        enc, dec = self.encoder_widths, self.decoder_widths
-        return max(enc[0], stack_scratch(enc), stack_scratch(dec))
-
     @functools.cached_property
     def arrays(self) -> TaskData:
         enc, dec = self.encoder_widths, self.decoder_widths
         own = [ACTIVATIONS.index(self.activation), len(enc) - 1, stack_size(enc)]
-        own += [stack_units(enc), stack_units(dec), self._scratch, *enc, *dec]
+        own += [stack_units(enc), stack_units(dec), *enc, *dec]
         return TaskData(
             self.dataset.floats,
             self.dataset.ints,
@@ -175,9 +170,15 @@ class MlpVae(ImageTask):
             np.array(self.image_hyper, np.float32),
         )
 
+    def activations(self, batch: int) -> int:
+        """The two stacks, and the noise of latents and pixels."""
+        enc, dec = self.encoder_widths, self.decoder_widths
+        stacks = (stack_activations(w, self.activation) for w in (enc, dec))
+        return batch * (sum(stacks) + dec[0] + enc[0])
+
     def work_size(self, batch: int) -> int:
         enc, dec = self.encoder_widths, self.decoder_widths
-        per_example = stack_units(enc) + stack_units(dec) + dec[0] + self._scratch
+        per_example = stack_units(enc) + stack_units(dec) + dec[0] + enc[0]
         return batch * per_example + max(enc[0], dec[0]) + 32
 
     def init(self, stream: np.ndarray) -> np.ndarray:

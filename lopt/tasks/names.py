@@ -133,11 +133,14 @@ def describe_families() -> str:
 
 
 def describe_task(spec: str) -> str:
-    """Parameters, splits and the lowest known loss of one task."""
+    """Parameters, what a gradient needs, splits and the lowest known loss of one task."""
     t = parse_task(spec)
-    lines = [t.name, f"parameters   {t.layout.size} in {len(t.layout)} tensors"]
+    lines = [t.name, f"parameters   {t.layout.size:,} in {len(t.layout)} tensors"]
     lines += [f"  {name:10s} {shape}" for name, shape in t.layout]
     lines.append(f"batch size   {t.batch_size}")
+    lines.append(f"activations  {t.activations(t.batch_size):,}")
+    lines.append(f"memory       {t.memory:,} bytes of parameters, gradient, scratch")
+    lines.append(f"operations   {t.operations:,.0f} of a loss and gradient, about")
     lines += [f"{s:12s} rows {lo}..{hi - 1}" for s, (lo, hi) in zip(SPLITS, t.splits, strict=True)]
     lines.append(f"lowest loss  {t.lowest_loss}")
     return "\n".join(lines)

@@ -15,11 +15,11 @@ from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
 from lopt.ops.mlp_stack import (
+    stack_activations,
     stack_bwd,
     stack_bwd_reference,
     stack_fwd,
     stack_fwd_reference,
-    stack_scratch,
     stack_size,
     stack_units,
 )
@@ -41,8 +41,8 @@ from lopt.tasks.images import IMAGE_DATA
 SEED_OFFSET = 123919936  # of the published sampler's seeds
 
 # Behind the image block of data.sizes; widths 0..L and K - 1 permutations of D follow.
-_ACTIVATION, _DIMENSION, _BLOCKS, _LAYERS, _SIZE, _UNITS, _SCRATCH, _WIDTHS = (
-    IMAGE_SIZES + k for k in range(8)
+_ACTIVATION, _DIMENSION, _BLOCKS, _LAYERS, _SIZE, _UNITS, _WIDTHS = (
+    IMAGE_SIZES + k for k in range(7)
 )
 
 
@@ -90,9 +90,9 @@ def nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     """Mean -log p of a RealNVP and its gradient; see `lopt.task.Task`.
 
     data.sizes: image block, activation code, D, blocks K, layers L of a net, its parameters, its
-    units, scratch per example, widths 0..L, inverse permutations K-2..0.
+    units, widths 0..L, inverse permutations K-2..0.
     Scratch: for blocks K-1..0 v (B, D) and the activations of its net, from the first d columns of
-    v to (t, s) | gradient of v (B, D) | scratch of the nets | terms (D,) | partials (32,).
+    v to (t, s) | gradient of v (B, D) | terms (D,) | partials (32,).
     """
     sizes, batch = data.sizes, rows.size
     n, blocks, net = sizes[_DIMENSION], sizes[_BLOCKS], sizes[_SIZE]
@@ -102,9 +102,8 @@ def nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
     units = batch * sizes[_UNITS]
     stride = batch * n + units
     end = blocks * stride
-    free = end + batch * n
-    last = free + batch * sizes[_SCRATCH]
-    dv, scratch = work[end:free].reshape(batch, n), work[free:last]
+    last = end + batch * n
+    dv = work[end:last].reshape(batch, n)
     terms, partials = work[last : last + n], work[last + n : last + n + 32]
     scale = work.dtype.type(1.0) / work.dtype.type(batch)
 
@@ -130,12 +129,11 @@ def nvp_evaluate(params, grad, data, rows, stream, split, step, work, with_grad)
         v, stack = work[at : at + batch * n].reshape(batch, n), work[at + batch * n : at + stride]
         # v[d:] = (v[d:] - t) e^-s,  (t, s) = net(v[:d])
         coupling_bwd(v, stack[units - batch * e2 :].reshape(batch, e2), dv, scale)
-        stack_bwd(
-            params[p : p + net], grad[p : p + net], widths, code, batch, stack, scratch, i > 0
-        )
+        dx = stack[: batch * d if i > 0 else 0]
+        stack_bwd(params[p : p + net], grad[p : p + net], widths, code, batch, stack, dx)
         if i > 0:
             # v = before[order]
-            add_first_columns(stack[: batch * d].reshape(batch, d), dv)
+            add_first_columns(dx.reshape(batch, d), dv)
             scatter_columns(dv, orders[(i - 1) * n : i * n], v)
             dv = v
     return loss
@@ -186,15 +184,20 @@ class Nvp(FlowTask):
     def arrays(self) -> TaskData:
         w = self.widths
         own = [ACTIVATIONS.index(self.activation), self.dimension, self.blocks, len(w) - 1]
-        own += [stack_size(w), stack_units(w), stack_scratch(w), *w]
+        own += [stack_size(w), stack_units(w), *w]
         sizes = np.concatenate([np.array(self.image_sizes + own, np.int64), *self.orders])
         hyper = np.array(self.image_hyper, np.float32)
         return TaskData(self.dataset.floats, self.dataset.ints, sizes, hyper)
 
+    def activations(self, batch: int) -> int:
+        """Of every block the stack and the half that it moves."""
+        w = self.widths
+        moved = self.dimension - w[0]
+        return batch * self.blocks * (stack_activations(w, self.activation) + moved)
+
     def work_size(self, batch: int) -> int:
         d, w = self.dimension, self.widths
-        blocks = self.blocks * (d + stack_units(w))
-        return batch * (blocks + d + stack_scratch(w)) + d + 32
+        return batch * (self.blocks * (d + stack_units(w)) + d) + d + 32
 
     def reference(
         self, params: np.ndarray, rows: np.ndarray, stream: np.ndarray, split: int, step: int

@@ -314,6 +314,13 @@ class Quadratic(Task):
         q *= np.where(np.diag(r) < 0.0, -1.0, 1.0)
         return (q * spectrum_of(law, n)) @ q.T
 
+    def activations(self, batch: int) -> int:
+        """A x, and the numbers that noise on A is made of."""
+        n, law = self.dims, self.noise_law
+        if law is None:
+            return n
+        return n + (n * (n + 1) // 2 - 1 if law[0].endswith("_eigen") else n * n)
+
     def work_size(self, batch: int) -> int:
         """Three vectors and 32 partial sums, and the random numbers if there is noise."""
         n, code = self.dims, int(self.arrays.sizes[1])

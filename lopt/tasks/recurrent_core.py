@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import TaskError, unknown
-from lopt.ops.activations import ACTIVATIONS, activate_reference
-from lopt.ops.recurrent import CORES, core_gates, core_step
+from lopt.ops.activations import ACTIVATIONS, activate_reference, held
+from lopt.ops.recurrent import CORES, core_kept, core_step
 from lopt.tasks.checks import check_flag, check_integer
 from lopt.tasks.initialisers import INITIALISERS, check_initialiser, cut_normals, draw
 
@@ -131,11 +131,25 @@ class Core:
         code = ACTIVATIONS.index(self.activation)
         return [CORES.index(self.kind), code, self.inputs, self.width, int(self.trained)]
 
+    def activations(self, steps: int, batch: int, one_hot: bool = False) -> int:
+        """Numbers that a tape holds, see `lopt.task.Task.activations`: inputs, gates, states.
+
+        Gates: those of an LSTM; z, r, the candidate and r h of a GRU.
+        """
+        gates, states = {
+            "vanilla": (0, held(self.activation)),
+            "gru": (4, 1),
+            "lstm": (4, 2),
+        }[self.kind]
+        inputs = 0 if one_hot else self.inputs
+        first = (1 if self.kind != "lstm" else 2) * self.width
+        return batch * (steps * (inputs + (gates + states) * self.width) + first)
+
     def work_size(self, steps: int, batch: int, one_hot: bool = False) -> int:
         """Numbers of scratch that `core_scratch` takes for a window of that many steps."""
         spec = np.array(self.spec, np.int64)
         states = (steps + 1) * self.width * (2 if self.kind == "lstm" else 1)
-        kept = steps * (core_gates(spec) + self.width + (0 if one_hot else self.inputs))
+        kept = steps * (core_kept(spec) + (0 if one_hot else self.inputs))
         return int(batch * (states + kept + core_step(spec)))
 
     def init(self, views: Tensors, stream: np.ndarray, first: int) -> None:

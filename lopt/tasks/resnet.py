@@ -10,7 +10,7 @@ import numpy as np
 
 from lopt.errors import TaskError, unknown
 from lopt.layout import Layout
-from lopt.ops.activations import ACTIVATIONS, activate_reference
+from lopt.ops.activations import ACTIVATIONS, activate_reference, held
 from lopt.ops.conv import conv_bwd_reference, conv_reference, conv_scratch
 from lopt.ops.losses import cross_entropy_reference
 from lopt.ops.norm import LAYER_EPS, norm_backward_reference, norm_reference, norm_work
@@ -26,7 +26,17 @@ from lopt.tasks.resnet_core import (
     POOL_STRIDE,
     resnet_evaluate,
 )
-from lopt.tasks.resnet_plan import BLOCKS, NETWORKS, Block, Table, Unit, largest_map, network, table
+from lopt.tasks.resnet_plan import (
+    BLOCKS,
+    NETWORKS,
+    Block,
+    Table,
+    Unit,
+    largest_map,
+    network,
+    pooled,
+    table,
+)
 from lopt.tasks.transformer_options import first_affordable, floor_logint, image_stand_in
 
 NORMS = ("batch", "layer", "virtual")
@@ -185,6 +195,22 @@ class Resnet(ImageTask):
             np.array(sizes, np.int64),
             np.array(self.image_hyper, np.float32),
         )
+
+    def activations(self, batch: int) -> int:
+        """Images; of a unit what the norm makes of it and divides by, and what a block's chain passes on; the head's."""
+        images = self.reference_count + batch
+        maps, divisors = math.prod(self.input_shape), 0
+        for block in self.blocks:
+            f = (self.stem_activation if block.is_stem else "") or self.activation
+            for unit in block.units:
+                passed = 0 if unit in block.skip else held(f)
+                maps += math.prod(unit.after) * (1 + passed)
+                rows = images * unit.after[0] * unit.after[1]
+                divisors += rows if self.norm == "layer" else unit.after[2]
+        if self._pools:
+            maps += math.prod(pooled(self.blocks[0].after))
+        head = batch * (self.blocks[-1].after[2] + self.dataset.n_classes)
+        return images * maps + divisors + head
 
     def work_size(self, batch: int) -> int:
         images, (kept, fixed) = self.reference_count + batch, self.table.kept

@@ -213,6 +213,9 @@ class RnnText(TextTask):
         """Code of the pooling."""
         return (POOLINGS.index(self.pooling),)
 
+    def activations(self, batch: int) -> int:
+        return super().activations(batch) + batch * self.cell_dim
+
     def work_size(self, batch: int) -> int:
         return super().work_size(batch) + batch * (1 + 2 * self.cell_dim)
 

@@ -212,6 +212,11 @@ class Sequence(Task):
         none = np.zeros(0, np.float32)
         return TaskData(none, np.zeros(0, np.int32), np.array(sizes, np.int64), none)
 
+    def activations(self, batch: int) -> int:
+        """Tokens, the core's, logits."""
+        core = self.recurrent.activations(self.length, batch, one_hot=True)
+        return core + batch * (self.length + self.scored * (self.symbols + 2))
+
     def work_size(self, batch: int) -> int:
         draws = int(draws_per_row(KINDS.index(self.kind), self.items))
         tokens = batch * (draws + self.symbols + self.length + self.scored)

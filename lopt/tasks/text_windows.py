@@ -197,6 +197,11 @@ class TextTask(Task):
         none = np.zeros(0, np.float32)
         return TaskData(none, self.source.ints, np.array(sizes, np.int64), none)
 
+    def activations(self, batch: int) -> int:
+        """Tokens, the core's, logits."""
+        core = self.recurrent.activations(self.length - self.steps_unread, batch)
+        return core + batch * (self.length + self.positions * self.outputs)
+
     def work_size(self, batch: int) -> int:
         core = self.recurrent.work_size(self.length - self.steps_unread, batch)
         n = self.positions * batch
