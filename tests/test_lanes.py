@@ -16,7 +16,7 @@ OPTIMIZER_CASES = [
     (opt, is_valid)
     for _, cls in sorted(OPTIMIZERS.items())
     for opt in cls.examples()
-    for is_valid in range(1 + cls.uses_valid_loss)
+    for is_valid in range(1 + opt.uses_valid_loss)
 ]
 
 

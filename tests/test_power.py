@@ -44,7 +44,9 @@ ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "trai
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
-GPES, NOISE_TABLE, POPULATIONS = (f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations"))
+GPES, NOISE_TABLE, POPULATIONS = (
+    f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations")
+)
 
 STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
 TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
