@@ -1,0 +1,103 @@
+"""Experiments at tiny size, as programs; and what their numbers rest on."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUALITY = ROOT / "experiments" / "05_es_quality"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a module of experiments/05_es_quality by name, and forgets it again: other folders use its names."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(QUALITY))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(QUALITY) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def run(folder: str, *args: str) -> str:
+    """Standard output of an experiment's run.py."""
+    program = [sys.executable, str(ROOT / "experiments" / folder / "run.py"), *args]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_landscape(tmp_path):
+    """The centre follows the search's rows; points are as far from it as sigma says."""
+    out = run("03_black_box", "--out", str(tmp_path), "--only", "landscape", "--seeds", "1")
+    assert "as expected" in out and "NOT" not in out
+    with h5py.File(tmp_path / "landscape" / "seed0" / "path.h5") as file:
+        centre, points = file["centre"][()], file["points"][()]
+    assert centre.shape == (61, 2) and points.shape == (60, 24, 2)
+    np.testing.assert_allclose(points.mean(axis=1), centre[:-1], atol=1e-5)
+    spread = (points - centre[:-1, None]).std()
+    assert spread == pytest.approx(0.12, rel=0.1)
+
+
+def test_quality(tmp_path):
+    """Every search stays within its evaluations, and its lowest value never rises."""
+    arguments = ["--dimensions", "10", "--seeds", "2", "--evaluations", "300"]
+    out = run("05_es_quality", "--out", str(tmp_path), *arguments)
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+    with h5py.File(tmp_path / "d10.h5") as file:
+        best, marks = file["best"][()], file["evaluations"][()]
+        searches = [str(s) for s in file.attrs["searches"]]
+    assert all(f"| {name} |" in out for name in searches) and {"cma", "lopt cma"} <= set(searches)
+    assert marks[-1] == 300 and np.isfinite(best).all()
+    assert (np.diff(best, axis=-1) <= 0).all() and (best[..., -1] < best[..., 0]).all()
+
+
+def test_record(module):
+    """The lowest value up to each mark, wherever blocks of evaluations end; later ones do not count."""
+    record = module("functions").Record(lambda x: x[:, 0], np.array([2, 3, 7]))
+    for block in ([5.0, 4.0, 6.0], [9.0, 1.0], [3.0, 2.0, 0.0]):
+        record(np.array(block)[:, None])
+    np.testing.assert_array_equal(record.lowest(), [4, 4, 1])
+    assert record.count == 8
+
+
+def test_functions_have_their_minimum_and_their_shape(module):
+    functions = module("functions")
+    for name, f in functions.FUNCTIONS.items():
+        best = np.ones((1, 7)) if name == "rosenbrock" else np.zeros((1, 7))
+        assert f(best)[0] == 0
+        assert (f(best + np.random.default_rng(0).normal(size=(50, 7))) > 0).all()
+    assert functions.ellipsoid(np.eye(7)).tolist() == pytest.approx(10.0 ** np.arange(7))
+    q = functions.rotation(7)
+    np.testing.assert_allclose(q @ q.T, np.eye(7), atol=1e-12)
+
+
+def test_interval_of_a_median(module):
+    """The 6th and the 15th of 20: 95.9 % of samples enclose the true median (Monte Carlo: within 5 sigma)."""
+    interval = module("table").interval
+    assert interval(np.arange(1.0, 21)[::-1]) == (10.5, 6, 15)
+    assert interval(np.array([3.0, 1, 2])) == (2, 1, 3)
+    draws = np.random.default_rng(0).exponential(size=(2000, 20))
+    held = np.mean([low <= np.log(2) <= high for _, low, high in map(interval, draws)])
+    assert abs(held - 0.959) < 5 * np.sqrt(0.959 * 0.041 / 2000)
+
+
+def test_verdict(module, tmp_path):
+    """A median above its bound is reported, and only in a run of the expected size."""
+    best = np.ones((1, 2, 20, 3))
+    best[0, 0] = 3.0
+    with h5py.File(tmp_path / "d10.h5", "w") as file:
+        file["best"], file["evaluations"] = best, [10, 20, 50]
+        file.attrs.update({"functions": ["sphere"], "searches": ["a", "b"], "dimensions": 10})
+    verdict = module("table").verdict
+    for factor, evaluations, code in ((2.0, 50, 1), (4.0, 50, 0), (2.0, 51, 0)):
+        bounds = {"evaluations": evaluations, "at_most": [["a", "b", "sphere", factor]]}
+        assert verdict(tmp_path, {"seeds": 20, "10": bounds}) == code
