@@ -149,7 +149,8 @@ def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
     sizes, hyper, n = data.sizes, data.hyper, params.size
     memory = views.memory_of(state, sizes, n)
     if is_valid != 0:
-        head.update_valid_loss(memory.losses, loss)
+        if sizes[views.SEES_VALID] != 0:
+            head.update_valid_loss(memory.losses, loss)
         return 0
     weights, room = views.weights_of(theta, sizes), views.work_of(work, sizes, n)
     table, t = sizes[views.TABLE :], np.float64(memory.losses[head.N_TRAIN])
@@ -240,8 +241,8 @@ class Anchored(Optimizer):
         return theta
 
     def sizes(self, layout: Layout) -> np.ndarray:
-        slots = np.array([self.hidden, self.lstm_hidden, self.total_steps], np.int64)
-        return np.concatenate([slots, nonempty_table(layout)])
+        slots = [self.hidden, self.lstm_hidden, self.total_steps, int(self.valid_loss)]
+        return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])
 
     def hyper(self) -> np.ndarray:
         return np.array([self.rate, self.weight_decay], np.float32)

@@ -12,7 +12,7 @@ from lopt.lanes import PARTIALS, kernel, lane, sync
 from lopt.optimizer import TABLE_COLUMNS
 
 # data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay
-HIDDEN, LSTM, TOTAL_STEPS, TABLE = range(4)
+HIDDEN, LSTM, TOTAL_STEPS, SEES_VALID, TABLE = range(5)
 RATE, DECAY = range(2)
 
 

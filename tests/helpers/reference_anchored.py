@@ -97,6 +97,8 @@ class Anchored:
 
     def step(self, params: dict, grads: dict, loss: float, is_valid: bool) -> dict:
         """Parameters after one call."""
+        if is_valid and not self.opt.valid_loss:
+            return params
         if is_valid:
             self.valid = loss if self.valid is None else 0.9 * self.valid + 0.1 * loss
             return params
