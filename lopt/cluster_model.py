@@ -22,6 +22,7 @@ from lopt.errors import UsageError, unknown
 from lopt.es.pairs import dearest_first, share_out
 
 BYTES_PER_PAIR = 16
+MEETINGS = 5  # of a node's ranks: around asking about pairs, for the losses, around rebuilding
 HAND_OUTS = ("dynamic", "owners", "in turn")
 
 
@@ -80,7 +81,8 @@ class Machine:
     ranks_per_node, cores_per_node
     node     messages between ranks of a node
     network  messages between nodes
-    number   seconds from one number of the hand-out counter to the next
+    number   seconds from one number of a node's hand-out counter to the next
+    slice    seconds that a rank keeps a core which it shares, even if it only waits for others
     crowded  how much slower a core is while all cores of its node are busy, >= 1
 
     Raises:
@@ -93,6 +95,7 @@ class Machine:
     network: Link
     number: float
     crowded: float = 1.0
+    slice: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("ranks_per_node", "cores_per_node", "crowded"):
@@ -115,6 +118,16 @@ class Machine:
         return crowding * max(1.0, here / cores)
 
 
+def meeting(ranks: int, machine: Machine) -> float:
+    """Seconds until the ranks of a node that arrive together have all seen that the others are there.
+
+    On shared cores somebody always has to wait for its turn.
+    """
+    here = machine.on_node(ranks)
+    waiting = max(0.0, here / machine.cores_per_node - 1)
+    return 2 * math.ceil(math.log2(here)) * machine.node.latency + waiting * machine.slice
+
+
 def allreduce(n: int, ranks: int, machine: Machine) -> float:
     """Seconds to sum n bytes over all ranks.
 
@@ -131,28 +144,45 @@ def allreduce(n: int, ranks: int, machine: Machine) -> float:
     return 2 * inside * machine.node.seconds(n) + min(doubling, halving)
 
 
-def makespan(pairs: Pairs, ranks: int, hand_out: str, number: float = 0.0) -> float:
+def makespan(
+    pairs: Pairs, ranks: int, hand_out: str, ranks_per_node: int = 0, number: float = 0.0
+) -> float:
     """Seconds until the last rank has no pair left.
 
     Args:
-        hand_out: "dynamic" (`lopt.es.pairs.HandOut`, dearest first by prediction), "owners"
+        hand_out: "dynamic" (`lopt.es.pairs.HandOut`: within nodes, dearest first by prediction), "owners"
             (`lopt.es.pairs.share_out` by prediction, a new episode each) or "in turn" (pair i on rank i mod
             ranks).
-        number: seconds of the counter for each number it hands out, one after the other.
+        ranks_per_node: 0: one node.
+        number: seconds of a node's counter for each number it hands out, one after the other.
 
     Raises:
         UsageError: unknown hand-out.
     """
-    if hand_out == "dynamic":
-        order = dearest_first(pairs.predicted.tolist())
-        return _dynamic(pairs.seconds[order].tolist(), ranks, number)
-    if hand_out == "owners":
-        owners = share_out(pairs.predicted.tolist(), [0.0] * ranks)
+    if hand_out in ("dynamic", "owners"):
+        owners = np.array(share_out(pairs.predicted, np.zeros(ranks)), np.int64)
+        if hand_out == "dynamic":
+            return _within_nodes(pairs, owners, ranks, ranks_per_node or ranks, number)
     elif hand_out == "in turn":
         owners = np.arange(pairs.seconds.size) % ranks
     else:
         raise UsageError(unknown("hand_out", hand_out, HAND_OUTS))
     return float(np.bincount(owners, pairs.seconds, ranks).max())
+
+
+def _within_nodes(
+    pairs: Pairs, owners: np.ndarray, ranks: int, ranks_per_node: int, number: float
+) -> float:
+    """Latest end of the nodes, each with the pieces of its ranks, dearest first."""
+    order = np.array(dearest_first(pairs.predicted), np.int64)
+    node = owners[order] // ranks_per_node
+    by_node = order[np.argsort(node, kind="stable")]
+    ends = np.cumsum(np.bincount(node, minlength=-(-ranks // ranks_per_node)))
+    last = 0.0
+    for k, mine in enumerate(np.split(by_node, ends[:-1])):
+        here = min(ranks_per_node, ranks - k * ranks_per_node)
+        last = max(last, _dynamic(pairs.seconds[mine].tolist(), here, number))
+    return last
 
 
 def _dynamic(costs: Sequence[float], ranks: int, number: float) -> float:
@@ -188,13 +218,14 @@ def outer_step(
     """One outer step of these pairs on some ranks."""
     slower, p, sharers = machine.slowdown(ranks), pairs.seconds.size, _sharers(machine, ranks)
     slowed = pairs._replace(seconds=slower * pairs.seconds)
-    last = makespan(slowed, ranks, hand_out, machine.number if ranks > 1 else 0.0)
+    number = machine.number if ranks > 1 else 0.0
+    last = makespan(slowed, ranks, hand_out, machine.ranks_per_node, number)
     mean = float(slowed.seconds.sum()) / ranks
     return Step(
         rollout=mean,
         waiting=last - mean,
         book=slower * (costs.step + p * (costs.book + costs.ask / sharers)),
-        exchange=allreduce(BYTES_PER_PAIR * p, ranks, machine),
+        exchange=allreduce(BYTES_PER_PAIR * p, ranks, machine) + MEETINGS * meeting(ranks, machine),
         rebuild=slower * p * costs.n_theta * costs.noise / sharers,
         theta=slower * costs.n_theta * costs.theta,
     )

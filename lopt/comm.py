@@ -33,7 +33,7 @@ DRAIN_S = 0.3  # launchers drop what they have not read yet from a rank that abo
 
 
 class WorkCounter(Protocol):
-    """Hands out 0, 1, 2, ... to whichever rank asks next; each number exactly once."""
+    """Hands out 0, 1, 2, ... to whichever rank of the node asks next; each number exactly once."""
 
     def next(self) -> int:
         """The next number."""
@@ -44,6 +44,7 @@ class Comm(Protocol):
 
     rank, size               this rank and the number of ranks
     node_rank, node_size     the same within the node
+    node_of                  node of every rank, (size,) int64, nodes numbered by their first ranks
     sent                     bytes this rank gave to collectives so far, by kind ("scalars", "control", "gather")
     """
 
@@ -51,6 +52,7 @@ class Comm(Protocol):
     size: int
     node_rank: int
     node_size: int
+    node_of: np.ndarray
     sent: dict[str, int]
 
     def bcast(self, value: Any, root: int = 0) -> Any:
@@ -82,7 +84,7 @@ class Comm(Protocol):
         """What any rank of the node wrote into shared arrays before is visible to all after."""
 
     def work_counter(self) -> WorkCounter:
-        """A fresh counter for dynamic hand-out; collective."""
+        """A fresh counter for dynamic hand-out within the node; collective over the node."""
 
     def abort(self, code: int = 1) -> None:
         """End all ranks at once."""
@@ -111,6 +113,7 @@ class SerialComm:
     node_size = 1
 
     def __init__(self) -> None:
+        self.node_of = np.zeros(1, np.int64)
         self.sent = {"scalars": 0, "control": 0, "gather": 0}
 
     def bcast(self, value: Any, root: int = 0) -> Any:
@@ -149,21 +152,19 @@ class SerialComm:
 
 
 class _MpiCounter:
-    """A 64-bit integer on rank 0, incremented by one-sided Fetch_and_op."""
+    """A 64-bit integer in the node's shared memory, incremented by one-sided Fetch_and_op.
 
-    def __init__(self, mpi: Any, world: Any, window: Any) -> None:
+    Not in the memory of one rank for all nodes: where the network has no atomic operations of its own,
+    everybody would wait for that rank to come out of its computing.  So would a lock for each number.
+    """
+
+    def __init__(self, mpi: Any, window: Any) -> None:
         self._mpi, self._window = mpi, window
-        if world.rank == 0:
-            self._window.Lock(0)
-            np.frombuffer(self._window.tomemory(), np.int64)[:] = 0
-            self._window.Unlock(0)
-        world.Barrier()
 
     def next(self) -> int:
         one, got = np.ones(1, np.int64), np.empty(1, np.int64)
-        self._window.Lock(0)
         self._window.Fetch_and_op(one, got, 0, 0, self._mpi.SUM)
-        self._window.Unlock(0)
+        self._window.Flush(0)
         return int(got[0])
 
 
@@ -193,12 +194,18 @@ class MpiComm:
             self._node = self._node.Split(part, key=self._node.rank)
         self.rank, self.size = self._world.rank, self._world.size
         self.node_rank, self.node_size = self._node.rank, self._node.size
+        self.node_of = self._nodes()
         self.sent = {"scalars": 0, "control": 0, "gather": 0}
         self._windows: list[Any] = []  # node-shared arrays
-        self._counters: list[Any] = []
         atexit.register(self._free)
         if self.size > 1:
             sys.excepthook = self._end_all
+
+    def _nodes(self) -> np.ndarray:
+        first, firsts = np.array([self.rank], np.int64), np.empty(self.size, np.int64)
+        self._node.Bcast(first, 0)
+        self._world.Allgather(first, firsts)
+        return np.unique(firsts, return_inverse=True)[1]
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """An exception nobody caught: the other ranks would wait for this one for ever."""
@@ -210,7 +217,6 @@ class MpiComm:
         """Free the windows before MPI ends; collective, so it runs at the regular exit of all ranks only."""
         for window in self._windows:
             window.Unlock_all()
-        for window in (*self._windows, *self._counters):
             window.Free()
 
     def bcast(self, value: Any, root: int = 0) -> Any:
@@ -309,9 +315,8 @@ class MpiComm:
             window.Sync()
 
     def work_counter(self) -> WorkCounter:
-        window = self._mpi.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._world)
-        self._counters.append(window)
-        return _MpiCounter(self._mpi, self._world, window)
+        self.shared_array(1, np.int64)
+        return _MpiCounter(self._mpi, self._windows[-1])
 
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()

@@ -14,6 +14,7 @@ import numpy as np
 from lopt import rng, store
 from lopt.comm import Comm, SerialComm
 from lopt.errors import UsageError
+from lopt.es.pairs import HandOut
 from lopt.optimizer import Optimizer, optimizer
 from lopt.progress import Progress
 from lopt.rollout import FLAG, OK, Runner, Schedule
@@ -126,14 +127,14 @@ def evaluate(
     )  # curve, test loss, status, seconds; zero where not ours
     total = int(np.prod(shape))
     runners: dict[tuple[int, int], Runner] = {}
-    counter = comm.work_counter()
+    costs = np.repeat([t.operations for t in tasks], len(entrants) * seeds)
     with Progress(total, "run", show and comm.rank == 0) as progress:
-        while (item := counter.next()) < total:
+        for done, item in enumerate(HandOut(comm).take(costs), 1):
             i, j, k = np.unravel_index(item, shape)
             if (i, j) not in runners:
                 runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
             flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
-            progress.update(item + 1)  # handed out so far, by all ranks
+            progress.update(min(done * comm.size, total))  # if all ranks are as far as this one
     comm.allreduce_scalars(flat.reshape(-1))
     return Results(
         tuple(t.name for t in tasks),

@@ -23,7 +23,6 @@ from lopt.cluster_model import (
     young_interval,
 )
 from lopt.errors import UsageError
-from lopt.es.pairs import dearest_first
 
 FREE = Link(0.0, 0.0)
 NODES_OF_4 = Machine(4, 4, FREE, FREE, 0.0)
@@ -73,21 +72,24 @@ def test_equal_pairs_take_whole_rounds(hand_out, pairs, ranks):
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 7, 40])
-def test_dynamic_is_the_hand_out_of_estimators_and_searches(ranks):
+@pytest.mark.parametrize(
+    ("ranks", "per_node"), [(1, 0), (2, 0), (7, 0), (40, 0), (4, 1), (7, 3), (8, 4)]
+)
+def test_dynamic_is_the_hand_out_of_estimators_and_searches(ranks, per_node):
     chance = np.random.default_rng(ranks)
     pairs = Pairs(*np.exp(2 * chance.normal(size=(2, 30))))
-    last, _ = Clocks(ranks).round(pairs.seconds, dearest_first(pairs.predicted.tolist()))
-    assert makespan(pairs, ranks, "dynamic") == last
+    last, _ = Clocks(ranks, per_node).round(*pairs)
+    assert makespan(pairs, ranks, "dynamic", per_node) == last
 
 
 def test_the_counter_serves_one_rank_at_a_time():
     """Work without cost: P numbers, and one too large for each rank."""
-    nothing, seconds = Pairs(np.zeros(9), np.zeros(9)), Pairs(np.ones(2), np.ones(2))
-    assert makespan(nothing, 5, "dynamic", 0.5) == (9 + 5) * 0.5
-    assert makespan(nothing, 5, "owners", 0.5) == 0
+    nothing, seconds = Pairs(np.zeros(9), np.ones(9)), Pairs(np.ones(2), np.ones(2))
+    assert makespan(nothing, 5, "dynamic", 0, 0.5) == (9 + 5) * 0.5
+    assert makespan(nothing, 6, "dynamic", 3, 0.5) == (6 + 3) * 0.5  # nodes of 3, one has 6 pairs
+    assert makespan(nothing, 5, "owners", 0, 0.5) == 0
     # The second rank begins after 0.2 s, and has to ask once more.
-    assert makespan(seconds, 2, "dynamic", 0.1) == pytest.approx(1.3)
+    assert makespan(seconds, 2, "dynamic", 0, 0.1) == pytest.approx(1.3)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -113,14 +115,14 @@ def test_unknown_hand_out():
 
 def test_a_step_is_the_sum_of_its_parts():
     """10 pairs on 9 ranks, nodes of 4 ranks and 2 cores, the last node has one rank."""
-    machine = Machine(4, 2, FREE, Link(1e-3, 0.0), number=0.0, crowded=1.2)
+    machine = Machine(4, 2, FREE, Link(1e-3, 0.0), number=0.0, crowded=1.2, slice=3e-3)
     c = costs(ask=0.02, book=0.01, step=0.5, noise=1e-4, theta=1e-5)
     step = outer_step(c, machine, 9, c.drawn(10), "in turn")
     slower = 1.2 * 4 / 2
     assert step.rollout == pytest.approx(slower * 10 / 9)
     assert step.rollout + step.waiting == pytest.approx(slower * 2)
     assert step.book == pytest.approx(slower * (0.5 + 0.1 + 0.2))
-    assert step.exchange == pytest.approx(2 * 1e-3)
+    assert step.exchange == pytest.approx(2 * 1e-3 + 5 * 3e-3)
     assert step.rebuild == pytest.approx(slower * 10 * 1000 * 1e-4)  # that rank does it alone
     assert step.theta == pytest.approx(slower * 1000 * 1e-5)
     assert step.total == pytest.approx(sum(step))

@@ -49,12 +49,14 @@ CONFORMANCE = textwrap.dedent(
     comm.node_fence()
     comm.barrier()
     assert shared[0] == comm.rank - comm.node_rank
-    # every number handed out once
+    # every number handed out once on each node
     counter, mine = comm.work_counter(), np.zeros(50)
     while (i := counter.next()) < 50:
         mine[i] += 1
     comm.allreduce_scalars(mine)
-    assert (mine == 1).all()
+    assert (mine == comm.node_of[-1] + 1).all()
+    assert comm.node_of.tolist() == sorted(comm.node_of) and comm.node_of[0] == 0
+    assert (comm.node_of == comm.node_of[comm.rank]).sum() == comm.node_size
     comm.barrier()
     print(f"rank {comm.rank} of {comm.size} fine, node of {comm.node_size}", flush=True)
     """
@@ -77,6 +79,31 @@ def test_conformance_on_several_nodes(ranks: int, most: int, sizes: list[int]) -
     assert done.code == 0, done.err
     found = re.findall(r"node of (\d)", done.out)  # ranks may speak in each other's lines
     assert sorted(map(int, found), reverse=True) == sizes
+
+
+@pytest.mark.mpi
+def test_nobody_waits_for_a_number_while_another_rank_computes() -> None:
+    """Rank 0 computes without a word to MPI until all others have their numbers."""
+    code = textwrap.dedent(
+        """
+        import numpy as np
+        from lopt.comm import get_comm
+        comm = get_comm()
+        counter, done = comm.work_counter(), comm.shared_array(comm.size)
+        comm.barrier()
+        if comm.rank == 0:
+            while done[1:].sum() < comm.size - 1:
+                pass
+        else:
+            numbers = [counter.next() for _ in range(3)]
+            done[comm.rank] = 1
+        comm.barrier()
+        print("fine", flush=True)
+        """
+    )
+    done = launch(3, ["-c", code], timeout=60)
+    assert done.code == 0, done.err
+    assert done.out.count("fine") == 3
 
 
 @pytest.mark.mpi

@@ -86,14 +86,21 @@ def in_turn(costs: np.ndarray, ranks: int) -> float:
     return max(costs[r::ranks].sum() for r in range(ranks))
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8, 16, 32])
-def test_dynamic_hand_out_ends_within_a_tenth_of_the_ideal(ranks):
-    """256 pieces, costs spread 1000x, predicted to a factor of two either way; several rounds."""
-    clocks = Clocks(ranks)
+@pytest.mark.parametrize(
+    ("ranks", "per_node", "factor"),
+    [*((r, 0, 2.0) for r in (1, 2, 4, 8, 16, 32)), (8, 4, 1.4), (32, 16, 1.1), (32, 1, 1.0)],
+)
+def test_dynamic_hand_out_ends_within_a_tenth_of_the_ideal(ranks, per_node, factor):
+    """256 pieces, costs spread 1000x, predicted to a factor either way; several rounds.
+
+    Between nodes nothing is corrected: predictions must be better there.
+    """
+    clocks = Clocks(ranks, per_node)
     for seed in range(5):
         costs = mix(256, seed)
-        wrong = 4.0 ** (rng.uniforms(256, rng.stream(seed), rng.NOISE).astype(np.float64) - 0.5)
-        last, given = clocks.round(costs, dearest_first(costs * wrong))
+        chance = rng.uniforms(256, rng.stream(seed), rng.NOISE).astype(np.float64)
+        wrong = factor ** (2 * chance - 1)
+        last, given = clocks.round(costs, costs * wrong)
         assert sorted(given) == list(range(256))
         assert ideal(costs, ranks) * (1 - 1e-12) <= last <= 1.1 * ideal(costs, ranks)
 
@@ -107,7 +114,7 @@ def test_what_the_hand_out_is_better_than():
         owners = share_out((costs * wrong).tolist(), [0.0] * 16)
         ends_at = {
             "in turn": in_turn(costs, 16),
-            "cheapest first": Clocks(16).round(costs, dearest_first(-costs))[0],
+            "cheapest first": Clocks(16).round(costs, -costs)[0],
             "predicted": np.bincount(owners, costs).max(),
         }
         for key, last in ends_at.items():
@@ -123,4 +130,18 @@ def test_a_hand_out_follows_the_order_and_ties_go_by_number(ranks):
     clocks = Clocks(ranks)
     for n in (0, 1, 3, 8):  # also fewer pieces than ranks
         costs = mix(n, n)
-        assert clocks.round(costs, dearest_first(costs))[1] == dearest_first(costs)
+        assert clocks.round(costs, costs)[1] == dearest_first(costs)
+
+
+@pytest.mark.parametrize(("ranks", "per_node"), [(5, 2), (6, 3), (4, 1)])
+def test_nodes_get_what_their_ranks_would_own(ranks, per_node):
+    clocks = Clocks(ranks, per_node)
+    for n in (0, 3, 40):
+        costs = mix(n, n)
+        owners = np.array(share_out(costs, np.zeros(ranks)), np.int64)
+        node_of = np.arange(ranks) // per_node
+        given = clocks.round(costs, costs)[1]
+        assert sorted(given) == list(range(n))
+        for r, handout in enumerate(clocks.handouts):
+            here = [i for i in dearest_first(costs) if node_of[owners[i]] == node_of[r]]
+            assert handout._of_my_node(costs) == here

@@ -114,7 +114,7 @@ class BlackBox:
         losses = np.zeros((n, len(self.fs)))
         # The size of a block may decide how the objective rounds, so it depends on no rank.
         size = max(1, min(self.batched, BLOCK_BYTES // (8 * d)))
-        for piece in team.work.take(range(-(-n // size) * len(self.fs))):
+        for piece in team.work.take(np.ones(-(-n // size) * len(self.fs))):
             k, t = divmod(piece, len(self.fs))
             lo, hi = k * size, min((k + 1) * size, n)
             losses[lo:hi, t] = self._block(make, lo, hi, key, t)

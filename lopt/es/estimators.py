@@ -32,7 +32,7 @@ from lopt.comm import Comm
 from lopt.errors import ConfigError, unknown
 from lopt.es.estimator import Estimate, Estimator
 from lopt.es.facts import Facts
-from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members, dearest_first
+from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members
 from lopt.es.perturbation import sum_rows
 from lopt.es.problem import Particle, UnrolledProblem
 from lopt.es.shaping import ShapingState
@@ -44,7 +44,7 @@ WHOLE = 2**31  # windows: more than any episode has
 class Full(Estimator):
     """Whole episodes every outer step, nothing kept between them: any rank may run any pair.
 
-    Pairs are handed out to whoever is free, dearest first.
+    Pairs are handed out to whoever is free, dearest first, see `lopt.es.pairs.HandOut`.
     """
 
     name = "full"
@@ -81,7 +81,7 @@ class Full(Estimator):
         horizon, groups, cost = self._known.rows(range(self.pairs), row).T
         record.groups, record.inner_steps = groups.astype(np.int64), 2 * int(horizon.sum())
         losses = np.zeros((self.pairs, 2))
-        for i in self._work.take(dearest_first(cost * horizon)):
+        for i in self._work.take(cost * horizon):
             losses[i] = self._pair(record.members, theta, outer_step, i, int(horizon[i]))
         coefs, state = self._coefficients(record, losses, outer_step, state)
         return record.estimate(self._sum_normals(outer_step, coefs), losses), state

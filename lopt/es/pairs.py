@@ -117,21 +117,35 @@ def dearest_first(costs: Sequence[float]) -> list[int]:
 
 
 class HandOut:
-    """Gives each piece of work to whichever rank asks next.  Making one is collective.
+    """Gives each piece of work to one rank.  Making one is collective.
 
-    One one-sided counter serves the whole run, since windows of MPI are scarce.  In a round of n
-    pieces the ranks take exactly n + size numbers, each rank one that is too large, so all know at
-    which number the next round begins.
+    A node gets the pieces that `share_out` gives to its ranks; within the node whoever is free takes
+    the dearest one left, by a counter in shared memory.  One counter serves the whole run, since
+    windows of MPI are scarce: in a round of n pieces the ranks of a node take exactly n + node_size
+    numbers, each rank one that is too large, so all know at which number the next round begins.
     """
 
     def __init__(self, comm: Comm) -> None:
-        self._counter, self._size, self._taken = comm.work_counter(), comm.size, 0
+        self._comm, self._counter, self._taken = comm, comm.work_counter(), 0
 
-    def take(self, pieces: Sequence[int]) -> Iterator[int]:
-        """Those of `pieces` that this rank gets, in their order.  To be run to its end, on every rank."""
-        while (k := self._counter.next() - self._taken) < len(pieces):
-            yield pieces[k]
-        self._taken += len(pieces) + self._size
+    def take(self, costs: Sequence[float]) -> Iterator[int]:
+        """Numbers of the pieces that this rank gets.  To be run to its end, on every rank.
+
+        Args:
+            costs: predicted cost of every piece, the same on every rank.
+        """
+        mine = self._of_my_node(costs)
+        while (k := self._counter.next() - self._taken) < len(mine):
+            yield mine[k]
+        self._taken += len(mine) + self._comm.node_size
+
+    def _of_my_node(self, costs: Sequence[float]) -> list[int]:
+        order, node_of = dearest_first(costs), self._comm.node_of
+        if self._comm.node_size == self._comm.size:
+            return order
+        owners = share_out(costs, np.zeros(self._comm.size))
+        here = node_of[owners] == node_of[self._comm.rank]
+        return [i for i in order if here[i]]
 
 
 def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[int]:

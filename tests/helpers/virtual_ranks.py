@@ -3,38 +3,46 @@
 import heapq
 from collections.abc import Sequence
 
+import numpy as np
+
 from lopt.comm import SerialComm
 from lopt.es.pairs import HandOut
 
 
 class OneOf(SerialComm):
-    """One of several ranks that share a counter."""
+    """One of several ranks; those of a node share a counter."""
 
-    def __init__(self, size: int, counter: list[int]) -> None:
+    def __init__(self, rank: int, node_of: np.ndarray, counters: list[int]) -> None:
         super().__init__()
-        self.size, self._shared = size, counter
+        self.rank, self.size, self.node_of = rank, node_of.size, node_of
+        self.node_size = int((node_of == node_of[rank]).sum())
+        self._counters = counters
 
     def work_counter(self) -> "OneOf":
         """Itself."""
         return self
 
     def next(self) -> int:
-        """The shared counter's next number."""
-        self._shared[0] += 1
-        return self._shared[0] - 1
+        """The node's next number."""
+        self._counters[self.node_of[self.rank]] += 1
+        return self._counters[self.node_of[self.rank]] - 1
 
 
 class Clocks:
-    """The hand-out of estimators and searches on ranks whose clocks only work moves."""
+    """The hand-out of estimators and searches on ranks whose clocks only work moves.
 
-    def __init__(self, ranks: int) -> None:
-        counter = [0]
-        self.handouts = [HandOut(OneOf(ranks, counter)) for _ in range(ranks)]
+    per_node  ranks of a node; 0: all
+    """
 
-    def round(self, costs: Sequence[float], order: Sequence[int]) -> tuple[float, list[int]]:
+    def __init__(self, ranks: int, per_node: int = 0) -> None:
+        node_of = np.arange(ranks) // (per_node or ranks)
+        counters = [0] * ranks
+        self.handouts = [HandOut(OneOf(r, node_of, counters)) for r in range(ranks)]
+
+    def round(self, costs: Sequence[float], predicted: Sequence[float]) -> tuple[float, list[int]]:
         """Time at which the last rank is done, and the pieces in the order they were given out."""
         given: list[int] = []
-        asking = [(0.0, r, h.take(order)) for r, h in enumerate(self.handouts)]
+        asking = [(0.0, r, h.take(predicted)) for r, h in enumerate(self.handouts)]
         last = 0.0
         while asking:
             now, r, pieces = heapq.heappop(asking)
