@@ -39,7 +39,7 @@ RNG, OPS, DATA, CONFIG = (f"test_{f}.py::test_" for f in ("rng", "ops", "data", 
 OWN, TABLES = "test_data_in_tasks.py::test_", "test_tables.py::test_"
 TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::test_"
 LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
-TILES = "test_tiles.py::test_"
+TILES, RESNET = "test_tiles.py::test_", "test_resnet.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
@@ -89,6 +89,17 @@ BREAKAGES = [Breakage(*entry) for entry in (
      OPS + "stack_gradients[widths1]"),
 
     # Tasks and data
+    ("a shortcut passes no gradient back", "tasks/resnet_core.py",
+     "        add_into(dx, d_maps[", "        add_into(dx[:0], d_maps[",
+     RESNET + "blocks_whose_last_gamma_is_zero_do_nothing"),
+    ("a shortcut is not added", "tasks/resnet_core.py",
+     "    if unit[ROLE] == END:\n        added", "    if False:\n        added",
+     RESNET + "a_gradient_comes_around_every_block[basic]"),
+    ("stride in a 1 x 1 unit", "tasks/resnet_plan.py",
+     "stride if k == strided else 1", "stride if k == 0 else 1",
+     RESNET + "a_stride_is_that_of_the_first_3x3_unit[bottleneck-strides1-heights1]"),
+    ("tied maxima all get the gradient", "ops/window_pool.py",
+     "left_over[c] -= hit", "left_over[c] -= zero", RESNET + "the_first_of_equal_maxima_gets_the_gradient"),
     ("gradient of a quadratic without the 2", "tasks/quadratic.py",
      "factor = params.dtype.type(2.0) * c", "factor = c",
      TASKS + "loss_and_gradient_without_noise[1.0]"),

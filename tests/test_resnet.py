@@ -13,7 +13,7 @@ from lopt.ops.window_pool import max_pool_bwd, max_pool_fwd, max_pool_reference
 from lopt.task import INNER_VALID, TRAIN, TaskData, task
 from lopt.tasks.resnet import Resnet
 from lopt.tasks.resnet_core import D_ADDED, END, KEPT, PARAMS, ROLE, SKIP, SOURCE, UNIT
-from lopt.tasks.resnet_plan import NETWORKS
+from lopt.tasks.resnet_plan import BLOCKS, NETWORKS, block_behind
 from lopt.tasks.transformer_options import COST_LIMIT
 
 STREAM = rng.stream(4, 2, 1)
@@ -196,6 +196,7 @@ def test_blocks_whose_last_gamma_is_zero_do_nothing() -> None:
     assert found[0][0] == found[1][0]
     for name in ("stem_w", "stem_gamma", "stem_beta", "w_out", "b_out"):
         np.testing.assert_array_equal(found[0][1][name], found[1][1][name])
+        assert np.abs(found[0][1][name]).max() > 0.0
     assert np.abs(found[1][1]["block3_conv1_gamma"]).min() > 0.0  # only this one moves first
     np.testing.assert_array_equal(found[1][1]["block3_conv0_w"], 0.0)
 
@@ -291,6 +292,19 @@ def test_the_maximum_halves_the_map() -> None:
     assert ends == [(8, 8, 8), (4, 4, 8)]
     blocks = [sum(u.products for u in t.units[1:]) for t in (whole, half)]
     assert blocks[0] == 4 * blocks[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "strides", "heights"),
+    [("basic", [2, 1], [4, 4]), ("bottleneck", [1, 2, 1], [8, 4, 4])],
+)
+def test_a_stride_is_that_of_the_first_3x3_unit(kind: str, strides: list, heights: list) -> None:
+    block = block_behind("b", (8, 6, 4), BLOCKS[kind], 5, 2, 2)
+    assert [u.stride for u in block.chain] == strides
+    assert [u.after[0] for u in block.chain] == heights
+    assert [u.after[2] for u in block.chain] == [2] * (len(strides) - 1) + [5]
+    assert block.skip[0][1:] == (1, 2, (8, 6, 4), (4, 3, 5))
+    assert block_behind("b", (8, 6, 5), BLOCKS[kind], 5, 2, 1).skip == ()
 
 
 # Published networks
