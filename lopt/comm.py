@@ -7,8 +7,10 @@ mpi4py is imported when an MpiComm is made, never at import.
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -29,6 +31,7 @@ _LAUNCH_VARIABLES = (
 
 NODE_VARIABLE = "LOPT_RANKS_PER_NODE"  # splits nodes into smaller groups of ranks that share memory
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DRAIN_S = 0.3  # launchers drop what they have not read yet from a rank that aborts
 
 
@@ -131,16 +134,16 @@ class SerialComm:
         return {k: np.array(v) for k, v in arrays.items()}
 
     def barrier(self) -> None:
-        pass
+        _die_with_the_launcher()
 
     def node_barrier(self) -> None:
-        pass
+        _die_with_the_launcher()
 
     def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
         return np.zeros(n, dtype)
 
     def node_fence(self) -> None:
-        pass
+        _die_with_the_launcher()
 
     def work_counter(self) -> WorkCounter:
         return _SerialCounter()
@@ -149,6 +152,12 @@ class SerialComm:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _die_with_the_launcher() -> None:
+    """Have Linux kill this rank when the launcher's process on the node dies: it would spin in MPI for ever."""
+    if sys.platform == "linux" and os.getppid() != 1:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _MpiCounter:
@@ -186,6 +195,7 @@ class MpiComm:
             raise CommError(
                 f"no working MPI library for mpi4py ({error}); install lopt[mpi] or your cluster's MPI"
             ) from error
+        _die_with_the_launcher()
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self._node = self._world.Split_type(MPI.COMM_TYPE_SHARED, key=self._world.rank)

@@ -1,11 +1,15 @@
 """SerialComm and MpiComm behave alike; the launcher's word is checked; an error on one rank ends all."""
 
+import os
 import re
+import select
+import signal
+import sys
 import textwrap
 
 import numpy as np
 import pytest
-from helpers.mpi import launch
+from helpers.mpi import kill_group, launch, start
 
 from lopt.comm import SerialComm, get_comm, launched_ranks, ranks_per_node, slice_of
 from lopt.errors import CommError
@@ -120,9 +124,36 @@ def test_an_error_on_one_rank_ends_all_and_names_the_rank() -> None:
             comm.barrier()
         """
     )
-    done = launch(3, ["-c", code], timeout=30)
+    done = launch(3, ["-c", code], timeout=120)
     assert done.code != 0
     assert "error on rank 1 of 3: planted" in done.err
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
+def test_ranks_do_not_outlive_the_launchers_process() -> None:
+    """All ranks but one wait in a collective; the process that started them is killed."""
+    code = textwrap.dedent(
+        """
+        import os, signal
+        from lopt.comm import get_comm
+        comm = get_comm()
+        print(os.getpid(), os.getppid(), flush=True)
+        if comm.rank == 1:
+            signal.pause()
+        comm.barrier()
+        """
+    )
+    process = start(2, ["-u", "-c", code])
+    found = [process.stdout.readline().split() for _ in range(2)]
+    watched = [os.pidfd_open(int(pid)) for pid, _ in found]
+    os.kill(int(found[0][1]), signal.SIGKILL)
+    ended = [bool(select.select([fd], [], [], 30)[0]) for fd in watched]
+    for fd in watched:
+        os.close(fd)
+    kill_group(process)
+    process.communicate()
+    assert ended == [True, True]
 
 
 def test_a_launcher_without_working_mpi_is_an_error() -> None:
