@@ -134,16 +134,16 @@ class SerialComm:
         return {k: np.array(v) for k, v in arrays.items()}
 
     def barrier(self) -> None:
-        _die_with_the_launcher()
+        pass
 
     def node_barrier(self) -> None:
-        _die_with_the_launcher()
+        pass
 
     def shared_array(self, n: int, dtype: type = np.float32) -> np.ndarray:
         return np.zeros(n, dtype)
 
     def node_fence(self) -> None:
-        _die_with_the_launcher()
+        pass
 
     def work_counter(self) -> WorkCounter:
         return _SerialCounter()
