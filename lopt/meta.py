@@ -5,12 +5,14 @@ A pair's episode is one inner training run: a task, a horizon and all its random
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lopt import rng
+from lopt.comm import Comm
 from lopt.errors import ConfigError, TaskError
 from lopt.es.problem import Window
 from lopt.optimizer import Optimizer
@@ -107,6 +109,18 @@ class MetaProblem:
         self._costs = [t.operations / 2 + opt.state_size(t.layout) for t in tasks]
         self.tasks = tuple(tasks)
 
+    def time_tasks(self, theta: np.ndarray, comm: Comm) -> None:
+        """Predict costs from now on by the seconds that an inner step of each task takes; collective.
+
+        Each task is timed by one rank, by the thread's own time.  Counted operations say little here:
+        one of a matrix product and one of an optimizer differ a hundred times in what they cost.
+        """
+        seconds = np.zeros(len(self.tasks))
+        for k in range(comm.rank, seconds.size, comm.size):
+            seconds[k] = _step_seconds(self._runners[k], theta)
+        comm.allreduce_scalars(seconds, "control")
+        self._costs = seconds.tolist()
+
     def group(self, episode: int, pair: int) -> int:
         """Index of the episode's task."""
         u = rng.uniforms(1, rng.stream(self.seed, episode, pair), rng.TASK)[0]
@@ -122,7 +136,10 @@ class MetaProblem:
         return max(every, round(steps / every) * every)
 
     def cost(self, episode: int, pair: int) -> float:
-        """Predicted cost of one inner step, in multiply-adds of the task and elements of the optimizer's state."""
+        """Predicted cost of one inner step: multiply-adds of the task and elements of the optimizer's state.
+
+        After `time_tasks` seconds.
+        """
         return self._costs[self.group(episode, pair)]
 
     def start(self, theta: np.ndarray, episode: int, pair: int) -> dict[str, np.ndarray]:
@@ -141,6 +158,16 @@ class MetaProblem:
         terms = self._objective.of(self._scales[group].normalise(outer))
         loss = float(terms.mean()) * steps / self._truncation
         return Window(loss, _pack(particle), particle.diverged, steps)
+
+
+def _step_seconds(runner: Runner, theta: np.ndarray) -> float:
+    """Thread's seconds of an inner step: the mean from one outer-validation loss to the next, after a first step."""
+    stream, steps = rng.stream(SCALE_SEED), runner.schedule.outer_every
+    particle = runner.start(theta, stream)
+    runner.advance(theta, particle, 1, stream)
+    begin = time.thread_time()
+    runner.advance(theta, particle, steps, stream)
+    return (time.thread_time() - begin) / steps
 
 
 def _pack(particle: Particle) -> dict[str, np.ndarray]:

@@ -104,6 +104,8 @@ class Trainer:
         self.estimator = make_estimator(config.es, self.problem, comm, config.train.seed)
         self.outer = OuterOptimizer(config.outer, self.layout, config.train.outer_steps)
         self.theta = self.problem.opt.init_theta(config.train.seed)
+        if comm.size > 1 and len(self.problem.tasks) > 1:
+            self.problem.time_tasks(self.theta, comm)
         self.es_state = self.estimator.init(self.theta)
         self.outer_state = self.outer.init(self.theta)
         self.outer_step = 0

@@ -7,6 +7,7 @@ import pytest
 
 import lopt
 from lopt import rng
+from lopt.comm import SerialComm
 from lopt.errors import ConfigError, TaskError
 from lopt.meta import MetaProblem, Objective, Scale, initial_scale
 from lopt.rollout import Runner, Schedule
@@ -98,6 +99,16 @@ def test_tasks_are_drawn_by_their_weights() -> None:
     assert abs(counts[0] - 1000) < 5 * math.sqrt(4000 * 0.25 * 0.75)
     assert groups[0] != groups[1] and len({tuple(g) for g in np.transpose(groups)}) > 150
     assert meta.start(meta.opt.init_theta(), 0, 0)["params"].size == 2 + groups[0][0]
+
+
+def test_costs_are_predicted_by_timing() -> None:
+    """A step with a matrix of 10^6 numbers against one of 4: at least 4 times the seconds, calls and all."""
+    tasks = [lopt.task("quadratic", dims=n) for n in (2, 1000)]
+    schedule = Schedule(outer_every=50)
+    meta = problem(tasks, (1.0, 1.0), horizon=(50, 50), truncation=50, schedule=schedule)
+    meta.time_tasks(meta.opt.init_theta(), SerialComm())
+    by_task = {meta.group(0, pair): meta.cost(0, pair) for pair in range(50)}
+    assert 1e-7 < by_task[0] < by_task[1] / 4 < 1.0
 
 
 def test_horizons_are_log_uniform() -> None:
