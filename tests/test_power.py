@@ -44,6 +44,7 @@ ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "trai
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
+ATTENTION, MEMORY = "test_attention.py::test_", "test_memory.py::test_"
 GPES, NOISE_TABLE, POPULATIONS = (
     f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations")
 )
@@ -87,6 +88,28 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("backward of an MLP skips the activation", "ops/mlp_stack.py",
      "            activate_bwd(z, x, dz, code)\n", "",
      OPS + "stack_gradients[widths1]"),
+    ("a gradient overwrites what the derivative reads", "ops/activations.py",
+     "return y if reads_argument(code) else x", "return x if reads_argument(code) else y",
+     OPS + "stack_gradients[widths1]"),
+    ("what dropout leaves is not divided by its share", "ops/dropout.py",
+     "zero, factor = x.dtype.type(0.0), x.dtype.type(1.0) / x.dtype.type(keep)",
+     "zero, factor = x.dtype.type(0.0), x.dtype.type(1.0)",
+     ATTENTION + "what_dropout_leaves_is_the_input_on_average"),
+    ("the gradient of attention weights is not dropped", "ops/attention.py",
+     "ds = thinned(slopes, keep, noise, here, room)", "ds = thinned(slopes, 1.0, noise, here, room)",
+     ATTENTION + "dropped_weights_agree_with_the_reference[False]"),
+    ("dropout in validation", "tasks/transformer_options.py",
+     "keep = hyper[0] if split == TRAIN else one", "keep = hyper[0]",
+     ATTENTION + "dropout_is_off_outside_of_training"),
+
+    # Memory
+    ("two buffers for gradients of maps", "tasks/conv_common.py",
+     "units = self._mlp_begin + stack_units(self.widths) + 1",
+     "units = self._mlp_begin + stack_units(self.widths) + 2 * max(map(math.prod, self.maps[1:]))",
+     MEMORY + "scratch_worked_out_by_hand"),
+    ("arguments of activations counted where nobody reads them", "ops/mlp_stack.py",
+     "widths[0] + held(activation) * sum(widths[1:-1])", "widths[0] + 2 * sum(widths[1:-1])",
+     MEMORY + "counts_worked_out_by_hand"),
 
     # Tasks and data
     ("a shortcut passes no gradient back", "tasks/resnet_core.py",
