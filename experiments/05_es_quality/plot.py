@@ -35,7 +35,7 @@ def draw(folder: Path) -> None:
                 ax.loglog(r.evaluations, middle, color=colour, ls=dash, lw=1.4, label=name)
                 ax.fill_between(r.evaluations, low, high, color=colour, alpha=0.15, lw=0)
             ax.set_title(f"{function}, {r.dimensions} dimensions", fontsize=FONT)
-            ax.tick_params(labelsize=FONT - 1)
+            ax.tick_params(which="both", labelsize=FONT - 1)
         row[0].set_ylabel("lowest value")
     for ax in axes[-1]:
         ax.set_xlabel("evaluations")

@@ -22,7 +22,8 @@ setting for all functions and dimensions, defaults unless `experiments/05_es_qua
 
 "lopt antithetic, cosine" is antithetic ES with 32 pairs, sigma 0.1, centred ranks, and Adam with a learning rate of 0.05
 that falls to 0 along a cosine over the search; "evosax Open_ES, cosine" is the same written by others, so the two should
-agree. "cma" is the reference package, "cma, diagonal" the same with CMA_diagonal = True. Full matrices are left out
+agree. The last evaluation of lopt's and evosax's searches is their answer, not perturbed: hence the drop at the end of
+their lines. "cma" is the reference package, "cma, diagonal" the same with CMA_diagonal = True. Full matrices are left out
 at 1000 dimensions, where they would take an hour for a seed of all functions.
 
 Where no strategy is named `lopt.es.minimize` takes cma below 100 coordinates and sep_cma from there on, and antithetic
