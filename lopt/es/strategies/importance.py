@@ -13,7 +13,6 @@ import numpy as np
 from lopt.es.facts import Facts
 from lopt.es.gradient_strategy import Antithetic, GradientState
 from lopt.es.perturbation import NodeSum, streams
-from lopt.es.strategies.reuse import baselines
 from lopt.es.strategies.sums import dots
 from lopt.es.strategy import register_strategy
 
@@ -21,6 +20,17 @@ from lopt.es.strategy import register_strategy
 def shifted_weights(along: np.ndarray, length: float) -> np.ndarray:
     """Weights of mu + sigma z and mu - sigma z, (P, 2); along = z.mu / sigma, length = |mu| / sigma."""
     return np.exp(np.stack([-along, along], axis=1) - length**2 / 2)
+
+
+def baselines(losses: np.ndarray) -> np.ndarray:
+    """Mean of the losses of all other kept pairs, for each pair, (P,); losses (P, 2), NaN: lost.
+
+    0 for a pair that is alone.
+    """
+    kept = ~np.isnan(losses).any(axis=1)
+    sums = np.where(kept, losses.sum(axis=1), 0.0)
+    others = kept.sum() - kept
+    return np.where(others > 0, (sums.sum() - sums) / np.maximum(2 * others, 1), 0.0)
 
 
 @register_strategy("importance")
