@@ -43,6 +43,7 @@ TILES, RESNET = "test_tiles.py::test_", "test_resnet.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
+SCALE, CLUSTER = "test_scale.py::test_", "test_cluster_model.py::test_"
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
 ATTENTION, MEMORY = "test_attention.py::test_", "test_memory.py::test_"
 GPES, NOISE_TABLE, POPULATIONS = (
@@ -333,6 +334,25 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("largest instead of sum", "comm.py",
      "self._mpi.IN_PLACE, values, self._mpi.SUM", "self._mpi.IN_PLACE, values, self._mpi.MAX",
      COMM + "conformance[2]"),
+    ("one node, whatever was asked for", "comm.py",
+     "        if ranks_per_node:\n", "        if False:\n",
+     COMM + "conformance_on_several_nodes[3-2-sizes0]"),
+    ("each node's slices of a row made from its beginning", "es/perturbation.py",
+     "start + a - i * size, table[i]", "start, table[i]",
+     SCALE + "normals_of_a_node_are_those_of_their_addresses[3]"),
+    ("a round's numbers without the ones too large", "es/pairs.py",
+     "self._taken += len(mine) + self._comm.node_size", "self._taken += len(mine)",
+     SCALE + "a_hand_out_follows_the_order_and_ties_go_by_number[2]"),
+    ("cheapest pieces first", "es/pairs.py",
+     "np.argsort(-np.asarray(costs, np.float64)", "np.argsort(np.asarray(costs, np.float64)",
+     SCALE + "dynamic_hand_out_ends_within_a_tenth_of_the_ideal[16-0-2.0]"),
+    ("owners by number of pieces, not by cost", "es/pairs.py",
+     "loads[first] += costs[i]", "loads[first] += 1.0", PARTS + "work_is_shared_out_by_cost"),
+    ("a node's ranks rebuild alone in the model", "cluster_model.py",
+     "costs.noise / sharers", "costs.noise",
+     CLUSTER + "ranks_of_a_node_share_rebuilding_and_asking[8-0.008]"),
+    ("restarts cost nothing in the model", "cluster_model.py",
+     "math.exp(restart / mtbf)", "1.0", CLUSTER + "failures_cost_what_is_expected[3.0-100.0-1.0]"),
     ("an error ends with code 0", "comm.py",
      "        if comm.size == 1:\n            raise\n",
      "        if comm.size == 1:\n            raise SystemExit(0) from error\n",

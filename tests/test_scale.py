@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.mpi import launch
+from helpers.node_ranks import NodeRank
 from helpers.scale_runs import PAIRS, D, ends
 from helpers.virtual_ranks import Clocks
 
@@ -12,6 +13,7 @@ from lopt import rng
 from lopt.comm import SerialComm
 from lopt.es import ESTIMATORS, STRATEGIES
 from lopt.es.pairs import dearest_first, share_out
+from lopt.es.perturbation import NodeSum, streams
 
 ROOT = Path(__file__).parent.parent
 PATHS = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
@@ -66,6 +68,19 @@ def test_the_ranks_of_a_node_make_every_number_once():
         if key in STRATEGIES and plain > PAIRS * D / 2:
             # Of five whole products on three ranks, two are 2/5.
             assert max(ranks) <= 0.41 * plain, key
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_normals_of_a_node_are_those_of_their_addresses(size):
+    """Slices of the node's vector cut through the rows; the last rank of those played sees them all."""
+    table, memory = streams(3, 4, 7), np.full(37, np.nan, np.float32)
+    for r in range(size):
+        node = NodeSum(NodeRank(r, size, memory), 37)
+        found = node.normals(table, 10, 5, inner=2)
+    expected = [rng.normals(5, address, rng.PERTURB, 2, 10) for address in table]
+    np.testing.assert_array_equal(found, expected)
+    alone = NodeSum(SerialComm(), 37).normals(table, 0, 37)  # a row at a time
+    np.testing.assert_array_equal(alone, [rng.normals(37, a, rng.PERTURB) for a in table])
 
 
 # Hand-out
