@@ -59,10 +59,10 @@ class Window:
         tokens = np.zeros(0) if ids is None else ids
         tokens = tokens.astype(work.dtype)
         x[...] = self.x[:, : x.shape[1]]
-        dh[...] = self.dout
         grad = np.full_like(self.params, 7.0)
         core_fwd(spec, self.params, x, tokens, hidden, cell, gates, step)
         out = hidden[1:].copy()
+        dh[...] = self.dout  # after the forward pass: dh and gates may overlap
         core_bwd(spec, self.params, grad, x, tokens, hidden, cell, gates, dh, step)
         return out, grad, x
 

@@ -136,11 +136,17 @@ def work_of(work, sizes, n):
     )
 
 
+class Rows(NamedTuple):
+    """The inputs of a block; in a tuple, since functions on CUDA return no bare arrays."""
+
+    rows: np.ndarray
+
+
 @kernel
 def rows_of(work, n, start, count):
     """Rows (13, count) of the parameters [start, start + count); blocks share them if there are too many to keep."""
     at = FEATURES * start if n <= KEPT else 0
-    return work.rows[at : at + FEATURES * count].reshape(FEATURES, count)
+    return Rows(work.rows[at : at + FEATURES * count].reshape(FEATURES, count))
 
 
 @kernel

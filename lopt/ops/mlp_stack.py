@@ -97,7 +97,7 @@ def stack_bwd(params, grad, widths, code, batch, work, dx):
         w = params[p : p + n * m].reshape(n, m)
         if k > 0:
             z = work[h - batch * n : h]
-            dz = spare(z, x, code)
+            dz = spare(z, x, code).array
             dense_bwd_input(w, dy, dz.reshape(batch, n))
             # h_k = f(z_k)
             activate_bwd(z, x, dz, code)

@@ -82,13 +82,13 @@ def decoder_bwd(params, grad, maps, code, batch, work, scratch):
         n = SIDE * SIDE * cin * cout
         p -= n + cout
         t, after = work[h - m : h], work[h : h + m]
-        d = spare(t, after, code)
+        d = spare(t, after, code).array
         # s_{k+1} = f(t_{k+1})
         activate_bwd(t, after, d, code)
         h -= m + size  # s_k
         flat, dt = work[h : h + size], d.reshape(batch, rows, columns, cout)
         s = flat.reshape(batch, height, width, cin)
-        ds = spare(work[h - size : h], flat, code) if k > 0 else flat
+        ds = spare(work[h - size : h], flat, code).array if k > 0 else flat
         # t_{k+1} = T(s_k; v) + c
         column_sums(d.reshape(m // cout, cout), grad[p + n : p + n + cout])
         dv = grad[p : p + n].reshape(SIDE, SIDE, cout, cin)
@@ -246,7 +246,7 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
     dense_bwd(
         final, d, grad[e : e + last * m].reshape(last, m), grad[e + last * m : e + last * m + m]
     )
-    dense_bwd_input(w_out, d, last_spare(up, code, batch, dec).reshape(final.shape))
+    dense_bwd_input(w_out, d, last_spare(up, code, batch, dec).array.reshape(final.shape))
     decoder_bwd(params[c:e], grad[c:e], up, code, batch, dec, scratch)
     # s_0 = z W' + b'
     d = dec[: batch * seed].reshape(batch, seed)
@@ -257,6 +257,6 @@ def conv_ae_evaluate(params, grad, data, rows, stream, split, step, work, with_g
         latent_bwd(hidden, noise.reshape(batch, latents), z, scale)
     # code = h_L W + b
     dense_bwd(h, hidden, grad[a : b - wide].reshape(flat, wide), grad[b - wide : b])
-    dense_bwd_input(w_code, hidden, last_spare(maps, code, batch, enc).reshape(batch, flat))
+    dense_bwd_input(w_code, hidden, last_spare(maps, code, batch, enc).array.reshape(batch, flat))
     conv_stack_bwd(params[:a], grad[:a], maps, code, 1, 0, batch, enc, work[:0], scratch)
     return loss

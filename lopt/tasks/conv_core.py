@@ -104,7 +104,7 @@ def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, scra
         n, nb = SIDE * SIDE * cin * cout, bias * cout
         p -= n + nb + norm * cout
         z, after = work[h - m : h], work[h : h + m]
-        d = spare(z, after, code)
+        d = spare(z, after, code).array
         # h_{k+1} = f(z_{k+1})
         activate_bwd(z, after, d, code)
         h -= m
@@ -132,7 +132,7 @@ def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, scra
             conv_bwd_input(
                 params[p : p + n].reshape(SIDE, SIDE, cin, cout),
                 dz,
-                spare(work[h - size : h], x, code).reshape(batch, height, width, cin),
+                spare(work[h - size : h], x, code).array.reshape(batch, height, width, cin),
                 maps[k + 1, 3],
                 scratch,
             )
@@ -189,7 +189,7 @@ def conv_evaluate(params, grad, data, rows, stream, split, step, work, with_grad
     )
     if with_grad != 0:
         # logits = mlp(pooled)
-        d = last_spare(maps, code, batch, stack)
+        d = last_spare(maps, code, batch, stack).array
         dx = d if head == FLATTEN else pooled
         stack_bwd(params[middle:], grad[middle:], widths, code, batch, mlp, dx)
         if head != FLATTEN:
