@@ -15,7 +15,7 @@ Rules for kernels
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
@@ -59,6 +59,12 @@ class entry_point:
     def stored(self) -> bool:
         """Whether it is on disk already, compiled for this machine from the present sources."""
         return stored(self._function, self._signature)
+
+
+class Returned(NamedTuple):
+    """An array made in a kernel for its caller; in a tuple, since functions on CUDA return no bare arrays."""
+
+    array: np.ndarray
 
 
 def lane() -> int:

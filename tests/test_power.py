@@ -90,7 +90,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
      "            activate_bwd(z, x, dz, code)\n", "",
      OPS + "stack_gradients[widths1]"),
     ("a gradient overwrites what the derivative reads", "ops/activations.py",
-     "return y if reads_argument(code) else x", "return x if reads_argument(code) else y",
+     "Returned(y if reads_argument(code) else x)", "Returned(x if reads_argument(code) else y)",
      OPS + "stack_gradients[widths1]"),
     ("what dropout leaves is not divided by its share", "ops/dropout.py",
      "zero, factor = x.dtype.type(0.0), x.dtype.type(1.0) / x.dtype.type(keep)",

@@ -52,7 +52,7 @@ def look_at_tensor(k, params, grad, memory, work, sizes, t):
     clear_rows(work.products)
     for start in range(offset, offset + size, BLOCK):
         count = min(BLOCK, offset + size - start)
-        rows = views.rows_of(work, n, start, count).rows
+        rows = views.rows_of(work, n, start, count).array
         see.parameter_rows(
             rows, params, grad, memory.m, memory.v, rms_g, rms_v, see.EPS * root2, start
         )
@@ -121,7 +121,7 @@ def move_tensor(k, params, grad, memory, weights, work, sizes, root2, decay):
     clear_partials(work.partials)
     for start in range(offset, offset + size, BLOCK):
         count = min(BLOCK, offset + size - start)
-        rows = views.rows_of(work, n, start, count).rows
+        rows = views.rows_of(work, n, start, count).array
         if n > KEPT:
             see.parameter_rows(
                 rows, params, grad, memory.m, memory.v, rms_g, rms_v, see.EPS * root2, start

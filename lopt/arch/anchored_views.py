@@ -8,7 +8,7 @@ import numpy as np
 from lopt.arch.anchored_features import FEATURES, M_DECAYS, PLANES
 from lopt.arch.anchored_head import INPUTS, LOSS_SLOTS
 from lopt.arch.per_parameter import BLOCK, KEPT
-from lopt.lanes import PARTIALS, kernel, lane, sync
+from lopt.lanes import PARTIALS, Returned, kernel, lane, sync
 from lopt.optimizer import TABLE_COLUMNS
 
 # data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay
@@ -136,17 +136,11 @@ def work_of(work, sizes, n):
     )
 
 
-class Rows(NamedTuple):
-    """The inputs of a block; in a tuple, since functions on CUDA return no bare arrays."""
-
-    rows: np.ndarray
-
-
 @kernel
 def rows_of(work, n, start, count):
     """Rows (13, count) of the parameters [start, start + count); blocks share them if there are too many to keep."""
     at = FEATURES * start if n <= KEPT else 0
-    return Rows(work.rows[at : at + FEATURES * count].reshape(FEATURES, count))
+    return Returned(work.rows[at : at + FEATURES * count].reshape(FEATURES, count))
 
 
 @kernel

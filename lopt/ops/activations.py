@@ -3,11 +3,9 @@
 A code picks the function once per call, so that each loop is branch-free and vectorises.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import Returned, kernel, lane, lanes, sync
 from lopt.ops.elementary import cos, exp, sigmoid, sin, tanh
 
 ACTIVATIONS = (
@@ -71,16 +69,10 @@ def reads_argument(code):
     return code in _OF_ARGUMENT
 
 
-class Room(NamedTuple):
-    """An array that may be overwritten; in a tuple, since functions on CUDA return no bare arrays."""
-
-    array: np.ndarray
-
-
 @kernel
 def spare(x, y, code):
     """The one of x and y = f(x) that `activate_bwd` does not read: room for the gradient of y.  Shapes: (n,) all."""
-    return Room(y if reads_argument(code) else x)
+    return Returned(y if reads_argument(code) else x)
 
 
 @kernel

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import Returned, kernel, lane, lanes, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
@@ -81,7 +81,8 @@ def input_of(net, unit):
     """The unit's input (images, height, width, channels)."""
     shape = (net.images, unit[HEIGHT], unit[WIDTH], unit[INPUTS])
     start = place(net, unit, SOURCE)
-    return net.work[start : start + shape[0] * shape[1] * shape[2] * shape[3]].reshape(shape)
+    size = shape[0] * shape[1] * shape[2] * shape[3]
+    return Returned(net.work[start : start + size].reshape(shape))
 
 
 @kernel
@@ -110,7 +111,7 @@ def unit_fwd(params, net, k):
     kept, y, h = kept_of(net, unit)
     outputs, shape = unit[OUTPUTS], (net.images, unit[ROWS], unit[COLUMNS], unit[OUTPUTS])
     conv_fwd(
-        input_of(net, unit),
+        input_of(net, unit).array,
         params[a:b].reshape(unit[SIDE], unit[SIDE], unit[INPUTS], outputs),
         params[:0],
         kept[: y.size].reshape(shape),
@@ -137,7 +138,7 @@ def unit_fwd(params, net, k):
     if unit[ROLE] != SKIP:
         activate_fwd(y, h, unit[ACTIVATION])
     if k == 0 and net.pooled != 0:
-        max_pool_fwd(h.reshape(shape), POOL_SIDE, POOL_STRIDE, input_of(net, net.units[1]))
+        max_pool_fwd(h.reshape(shape), POOL_SIDE, POOL_STRIDE, input_of(net, net.units[1]).array)
 
 
 @kernel
@@ -147,7 +148,7 @@ def unit_bwd(params, grad, net, d_maps, k):
     Shapes: d_maps (3, images * largest map), whose rows begin with gradients as the table says; grad that of all.
     """
     unit = net.units[k]
-    role, x = unit[ROLE], input_of(net, unit)
+    role, x = unit[ROLE], input_of(net, unit).array
     a, b, c, end = ends_of(unit)
     kept, y, h = kept_of(net, unit)
     rows = (y.size // unit[OUTPUTS], unit[OUTPUTS])
