@@ -15,7 +15,7 @@ LAYERS = {
     "tiles": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
     "rng": 1, "ops": 1,
-    "task": 2, "optimizer": 2, "augment": 2,
+    "task": 2, "optimizer": 2, "augment": 2, "scores": 2,
     "tasks": 3, "arch": 3, "data": 3,
     "rollout": 4,
     "es": 5, "meta_task": 5,
