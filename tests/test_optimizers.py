@@ -26,7 +26,7 @@ HAND_MADE = {
     "rmsprop": {"learning_rate": 0.1, "decay": 0.6, "epsilon": 0.2},
     "adagrad": {"learning_rate": 0.1, "initial_accumulator": 0.3},
     "adam": ADAM,
-    "adamw": ADAM | {"weight_decay": 0.3},
+    "adamw": ADAM | {"weight_decay": 0.3, "total_steps": 5},
     "nadamw": ADAM | {"weight_decay": 0.3},
     "adam8p": ADAM | {"l1": 0.05, "l2": 0.1, "linear_decay": 0.05, "exponential_decay": 0.1},
     "adafactor": {"learning_rate": 0.1, "decay_exponent": 0.5, "epsilon": 1e-3, "clip": 0.9},
@@ -236,6 +236,17 @@ def test_adam8p_decays_to_a_standstill() -> None:
     np.testing.assert_allclose(
         steps, 1e-3 * np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0]), rtol=1e-5, atol=1e-12
     )
+
+
+def test_a_cosine_decay_ends_at_a_standstill() -> None:
+    """A gradient that stays the same moves Adam by its learning rate."""
+    opt = lopt.optimizer("adam", total_steps=4)
+    path, _ = run(opt, [np.ones(3)] * 6, np.zeros(3), Layout((("x", (3,)),)), np.float64)
+    steps = np.abs(np.diff(path[:, 0], prepend=0.0))
+    falling = (1 + np.cos(np.pi * np.array([0, 1, 2, 3, 4, 4]) / 4)) / 2
+    np.testing.assert_allclose(steps, 1e-3 * falling, rtol=1e-5, atol=1e-12)
+    with pytest.raises(OptimizerError, match="total_steps must be 0 to 2"):
+        lopt.optimizer("adamw", total_steps=-1)
 
 
 def test_adam8p_penalties_pull_towards_zero() -> None:

@@ -12,14 +12,15 @@ from lopt.layout import Layout
 from lopt.optimizer import Optimizer, register_optimizer
 
 # theta = (log lr, log(1 - b1), log(1 - b2), log eps, weight decay); state = m | v | t
-# data.hyper = (nesterov flag,)
+# data.hyper = (nesterov flag, steps of a cosine decay or 0)
 
 
 @kernel
 def adam_step(theta, params, grad, state, loss, is_valid, data, work):
     """m, v <- EMAs of g, g^2; w <- w - lr (n / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + wd w).
 
-    n = m, or b1 m + (1 - b1) g with nesterov.  Bias corrections in float64 by expm1: b2 = 1 - 1e-6 keeps its digits.
+    n = m, or b1 m + (1 - b1) g with nesterov; lr falls to 0 along half a cosine if data say so.  Bias corrections are
+    in float64 by expm1: b2 = 1 - 1e-6 keeps its digits.
     """
     if is_valid != 0:
         return 0
@@ -29,7 +30,9 @@ def adam_step(theta, params, grad, state, loss, is_valid, data, work):
     u1, u2 = math.exp(np.float64(theta[1])), math.exp(np.float64(theta[2]))  # 1 - b1, 1 - b2
     correct1 = -math.expm1(t * math.log1p(-min(u1, 1.0 - 1e-16)))
     correct2 = -math.expm1(t * math.log1p(-min(u2, 1.0 - 1e-16)))
-    rate = math.exp(np.float64(theta[0]))
+    rate, total = math.exp(np.float64(theta[0])), np.float64(data.hyper[1])
+    if total > 0.0:
+        rate *= 0.5 * (1.0 + math.cos(math.pi * min((t - 1.0) / total, 1.0)))
     step = cast(rate / correct1)
     root = cast(1.0 / math.sqrt(correct2))
     eps = cast(math.exp(np.float64(theta[3])))
@@ -60,18 +63,26 @@ def adam_step(theta, params, grad, state, loss, is_valid, data, work):
 @register_optimizer("adam")
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1): eps is added outside the bias-corrected root."""
+    """Adam (Kingma & Ba 2015, algorithm 1): eps is added outside the bias-corrected root.
+
+    total_steps   length of a cosine decay of the learning rate to 0 (Loshchilov & Hutter 2017, one cycle); 0: none
+    """
 
     learning_rate: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    total_steps: int = 0
 
     core = staticmethod(adam_step)
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)
         check_decay(self.name, beta1=self.beta1, beta2=self.beta2)
+        if not 0 <= self.total_steps <= 2**24:  # exact in float32
+            raise OptimizerError(
+                f"{self.name}: total_steps must be 0 to 2^24, got {self.total_steps}"
+            )
 
     @property
     def theta_layout(self) -> Layout:
@@ -94,7 +105,7 @@ class Adam(Optimizer):
         return 0.0
 
     def hyper(self) -> np.ndarray:
-        return np.zeros(1, np.float32)
+        return np.array([0, self.total_steps], np.float32)
 
     def state_size(self, layout: Layout) -> int:
         return 2 * layout.size + 1
@@ -126,4 +137,4 @@ class NAdamW(AdamW):
     """AdamW with a Nesterov look-ahead: the direction is b1 m + (1 - b1) g (Dozat 2016; task set specification 9.4)."""
 
     def hyper(self) -> np.ndarray:
-        return np.ones(1, np.float32)
+        return np.array([1, self.total_steps], np.float32)

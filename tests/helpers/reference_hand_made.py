@@ -75,7 +75,8 @@ def adam(o: Optimizer, w: np.ndarray, grads: Gradients, ahead: bool = False) -> 
         v = o.beta2 * v + (1 - o.beta2) * g**2
         n = o.beta1 * m + (1 - o.beta1) * g if ahead else m
         direction = n / (1 - o.beta1**t) / (np.sqrt(v / (1 - o.beta2**t)) + o.epsilon)
-        w = w - o.learning_rate * (direction + decay * w)
+        fall = (1 + np.cos(np.pi * min((t - 1) / o.total_steps, 1))) / 2 if o.total_steps else 1
+        w = w - o.learning_rate * fall * (direction + decay * w)
         yield w
 
 
