@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failure, 2 wrong usage.  Errors are one short line; `--deb
 """
 
 import functools
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -172,19 +171,22 @@ def tasks_time(name: tuple[str, ...], everything: bool, seeds: int, out: Path | 
 
 
 @main.command()
-@click.option("--suite", type=click.Choice(["cpu", "es", "mpi", "gpu", "all"]), default="cpu")
+@click.option("--suite", default="cpu", show_default=True, help="cpu, es, mpi, gpu or all.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file."
 )
 @command
 def bench(suite: str, json_path: Path | None) -> None:
-    """Measure speed on this machine, with the sgemm rate of the same process as the yardstick."""
-    from lopt.bench import report, run_suite
+    """Measure speed on this machine: a table beside floors, what was asked, and a peer's figures."""
+    from lopt.bench import line, report, run_suite, save
 
-    figures = run_suite(suite)
-    if json_path is not None:
-        json_path.write_text(json.dumps(figures, indent=2) + "\n")
-    click.echo(report(figures))
+    click.echo(report([]))
+    figures = []
+    for figure in run_suite(suite):
+        figures.append(figure)
+        click.echo(line(figure))
+        if json_path is not None:  # after every row: a suite takes minutes
+            save(figures, json_path)
 
 
 @main.command()

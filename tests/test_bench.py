@@ -6,44 +6,105 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lopt import bench, bench_noise
+from lopt.bench import cpu, es, line, load, noise, run_suite, save
+from lopt.bench.measure import Figure, Measured, Row
+from lopt.errors import UsageError
+from lopt.layout import Layout
+from lopt.optimizer import optimizer
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "share", "reached"),
+    [
+        (50.0, False, 0.5, False),
+        (90.0, False, 0.9, True),
+        (200.0, True, 0.5, False),
+        (125.0, True, 0.8, True),
+    ],
+)
+def test_a_row_beside_its_floor_and_what_was_asked(value, at_most, share, reached):
+    """Rates shall be high, times low; the share of the floor is at most 1 for both."""
+    asked = 150.0 if at_most else 80.0
+    row = Row("r", "u", lambda: Measured(value, 97.0, 100.0), asked, at_most, "a peer", 7.0)
+    found = row.figure()
+    assert found.share == pytest.approx(share)
+    assert found.reached is reached
+    sign = "<=" if at_most else ">="
+    cells = f"r | {value:.3g} | u | {sign} {asked:.3g} | {'yes' if reached else 'no'}"
+    assert line(found) == f"| {cells} | {100 * share:.0f} % | 97 | 7, a peer |"
+
+
+def test_what_could_not_be_measured_says_why():
+    found = Row("r", "u", lambda: Measured(None, note="no such device"), 3.0).figure()
+    assert found.reached is None
+    assert line(found) == "| r | - | no such device | >= 3 |  |  |  |  |"
+
+
+def test_multiply_adds_of_an_update():
+    """1,824 a parameter and 116 x 256 a tensor; 88 a parameter."""
+    layout = Layout([("w", (30, 10)), ("b", (10,))])
+    found = cpu.operations(optimizer("hierarchical"), layout)
+    assert found == 2 * (1824 * 310 + 116 * 256 * 2)
+    assert cpu.operations(optimizer("adafac_mlp"), layout) == 2 * 88 * 310
+
+
+def test_figures_come_back_from_a_file(tmp_path: Path):
+    figures = [
+        Figure("r", 1.5, "u", 2.0, True, "p", 3.0, 97.0, 1.0),
+        Figure("g", None, "u", note="no"),
+    ]
+    save(figures, tmp_path / "f.json")
+    assert load(tmp_path / "f.json") == figures
+
+
+@pytest.mark.parametrize("text", ["", "{}x", '[{"name": "r"}]', '[{"what": 1}]', "[1]"])
+def test_other_files_are_refused(tmp_path: Path, text):
+    path = tmp_path / "f.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="holds no figures of `lopt bench`"):
+        load(path)
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(UsageError, match="unknown suite 'cpus'; did you mean 'cpu'"):
+        next(run_suite("cpus"))
 
 
 def test_bytes_of_a_pair():
     """Two float64 losses a pair, and nothing else crosses the network."""
-    assert bench.bytes_of_a_pair(pairs=7) == bench.bytes_of_a_pair(pairs=50) == 16
+    assert es.bytes_of_a_pair(pairs=7) == es.bytes_of_a_pair(pairs=50) == 16
 
 
 @pytest.mark.parametrize("pairs", [2, 128])
 def test_memory_of_a_step_knows_nothing_of_the_pairs(pairs):
     """Peak of a process of its own: some 5 floats a coordinate, where all perturbations would be 128."""
-    assert bench.floats_of_a_step(1_000_000, pairs) < 10
+    assert es.floats_of_a_step(1_000_000, pairs) < 10
 
 
 def test_error_of_a_table_is_what_the_page_predicts():
     """Coordinates of random sign, as many pairs as numbers; the figure's own error is told with it."""
-    g = bench_noise.GRADIENTS["coordinates of random sign"]()
-    m = bench_noise.SMALL
-    found = [bench_noise.relative_error(m, g, m, seed) for seed in range(30)]
-    predicted = bench_noise.predicted(g, m, m)
+    g = noise.GRADIENTS["coordinates of random sign"]()
+    m = noise.SMALL
+    found = [noise.relative_error(m, g, m, seed) for seed in range(30)]
+    predicted = noise.predicted(g, m, m)
     assert abs(np.mean(found) - predicted) < 5 * np.std(found) / np.sqrt(len(found))
-    assert predicted > 1.9 * bench_noise.predicted(g, m, 0)
+    assert predicted > 1.9 * noise.predicted(g, m, 0)
 
 
 def test_the_page_about_the_noise_table_has_the_text_and_rows_of_today():
     """Its figures are a machine's; everything else follows from the code."""
     page = (Path(__file__).parent.parent / "docs" / "noise_table.md").read_text()
-    tables = [bench_noise.name_of(size) for size in bench_noise.SIZES]
+    tables = [noise.name_of(size) for size in noise.SIZES]
     names = [f"{t}: {what}" for t in tables for what in ("memory of a node", "making it, one core")]
     for label in ("made anew", *tables):
-        for n, pairs in bench_noise.SHAPES:
+        for n, pairs in noise.SHAPES:
             names += [f"{label}: sum, {n} x {pairs}", f"{label}: one perturbation of {n}"]
-    for kind in bench_noise.GRADIENTS:
-        for ratio in bench_noise.RATIOS:
+    for kind in noise.GRADIENTS:
+        for ratio in noise.RATIOS:
             names += [
                 f"error, {how}, {kind}, {ratio:g} M pairs" for how in ("made anew", "looked up")
             ]
-    blank = [{**bench.figure(name, 0.0, "", 0.0), "error": 0.0} for name in names]
+    blank = [Figure(name, 0.0, "", expected=0.0, error=0.0) for name in names]
     number = re.compile(r"\d+(\.\d+)?")
-    same = [number.sub("0", text) for text in (bench_noise.page(blank, 0.0) + "\n", page)]
-    assert same[0] == same[1], "write docs/noise_table.md anew: python -m lopt.bench_noise"
+    same = [number.sub("0", text) for text in (noise.page(blank, 0.0) + "\n", page)]
+    assert same[0] == same[1], "write docs/noise_table.md anew: python -m lopt.bench.noise"

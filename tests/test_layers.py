@@ -21,7 +21,7 @@ LAYERS = {
     "es": 5, "meta_task": 5,
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "cluster_model": 7, "verify": 7, "task_times": 7,
-    "search_files": 7, "bench": 7, "bench_noise": 7,
+    "search_files": 7, "bench": 7,
     "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
@@ -36,8 +36,7 @@ SIDEWAYS = {
     ("lanes", "tiles"),
     ("augment", "task"),
     ("task_times", "bench"),
-    ("bench", "bench_noise"),
-    ("bench_noise", "bench"),
+    ("bench", "train"),
     ("tasks", "data"),
     ("optimizer", "task"),
     ("errors", "errors"),

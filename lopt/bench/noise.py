@@ -1,15 +1,14 @@
 """Noise made from its address against noise looked up in a shared table: speed, memory, error.
 
-python -m lopt.bench_noise > docs/noise_table.md
+python -m lopt.bench.noise > docs/noise_table.md
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from lopt import rng
-from lopt.bench import Figure, figure, median_seconds, sgemm_rate
+from lopt.bench.measure import CLOCK, Figure, median_seconds, sgemm_rate
 from lopt.comm import SerialComm
 from lopt.es.noise import Counter, Noise, Table, table
 from lopt.es.perturbation import NodeSum, streams
@@ -20,7 +19,6 @@ SHAPES = ((35_000, 256), (1_000_000, 64))  # coordinates and pairs
 SMALL, COORDINATES = 2**12, 64  # of the table whose errors are measured, and of its gradients
 RATIOS = (0.25, 1.0, 4.0)  # pairs for each number of that table
 REPEATS = 100  # of an error
-CLOCK = time.thread_time  # the thread's own time: other processes hardly count
 GRADIENTS: dict[str, Callable[[], np.ndarray]] = {
     "coordinates of random sign": lambda: np.sign(
         np.random.default_rng(0).normal(size=COORDINATES)
@@ -29,9 +27,10 @@ GRADIENTS: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
-def noise() -> list[Figure]:
+def figures() -> Iterator[Figure]:
     """Speed and memory of both ways, then the errors of means over pairs."""
-    return [*speed(), *errors()]
+    yield from speed()
+    yield from errors()
 
 
 def speed() -> list[Figure]:
@@ -41,8 +40,8 @@ def speed() -> list[Figure]:
         for label, source in sources(n):
             sums, one = seconds_of_a_sum(source, n, pairs), seconds_of_a_perturbation(source, n)
             found += [
-                figure(f"{label}: sum, {n} x {pairs}", 1e9 * sums / n / pairs, "ns/element"),
-                figure(f"{label}: one perturbation of {n}", 1e9 * one / n, "ns/element"),
+                Figure(f"{label}: sum, {n} x {pairs}", 1e9 * sums / n / pairs, "ns/element"),
+                Figure(f"{label}: one perturbation of {n}", 1e9 * one / n, "ns/element"),
             ]
     for size in SIZES:
         numbers = np.empty(size, np.float32)
@@ -52,8 +51,8 @@ def speed() -> list[Figure]:
             CLOCK,
         )
         found += [
-            figure(f"{name_of(size)}: memory of a node", size * 4 / 2**20, "MiB"),
-            figure(f"{name_of(size)}: making it, one core", made, "s"),
+            Figure(f"{name_of(size)}: memory of a node", size * 4 / 2**20, "MiB"),
+            Figure(f"{name_of(size)}: making it, one core", made, "s"),
         ]
     return found
 
@@ -90,7 +89,7 @@ def seconds_of_a_perturbation(source: Noise, n: int, count: int = 16) -> float:
 
 
 def errors() -> list[Figure]:
-    """|mean of z (z.g) over N pairs - g|^2 / |g|^2, times M / D; its closed form is the target.
+    """|mean of z (z.g) over N pairs - g|^2 / |g|^2, times M / D; its closed form is expected.
 
     In these units N independent perturbations leave M / N.  "error" is the figure's own standard error.
     """
@@ -102,8 +101,11 @@ def errors() -> list[Figure]:
             for how, size in (("made anew", 0), ("looked up", SMALL)):
                 each = [unit * relative_error(size, g, pairs, k) for k in range(REPEATS)]
                 label = f"error, {how}, {kind}, {ratio:g} M pairs"
-                one = figure(label, float(np.mean(each)), "D/M", unit * predicted(g, pairs, size))
-                found.append({**one, "error": float(np.std(each)) / REPEATS**0.5})
+                closed_form = unit * predicted(g, pairs, size)
+                own = float(np.std(each)) / REPEATS**0.5
+                found.append(
+                    Figure(label, float(np.mean(each)), "D/M", expected=closed_form, error=own)
+                )
     return found
 
 
@@ -134,7 +136,7 @@ def predicted(g: np.ndarray, pairs: int, size: int) -> float:
 
 def page(figures: list[Figure], sgemm: float) -> str:
     """The text of docs/noise_table.md."""
-    by_name = {f["name"]: f for f in figures}
+    by_name = {f.name: f for f in figures}
     return "\n".join(
         [
             _PREAMBLE.format(sgemm=sgemm),
@@ -156,10 +158,10 @@ def _speed_table(by_name: dict[str, Figure]) -> list[str]:
         cells = []
         for n, p in SHAPES:
             keys = f"{label}: sum, {n} x {p}", f"{label}: one perturbation of {n}"
-            cells += [f"{by_name[k]['value']:.2f}" if k in by_name else "" for k in keys]
+            cells += [f"{by_name[k].value:.2f}" if k in by_name else "" for k in keys]
         memory, made = f"{label}: memory of a node", f"{label}: making it, one core"
-        cells.append(f"{by_name[memory]['value']:.0f}" if memory in by_name else "0")
-        cells.append(f"{by_name[made]['value']:.2f}" if made in by_name else "")
+        cells.append(f"{by_name[memory].value:.0f}" if memory in by_name else "0")
+        cells.append(f"{by_name[made].value:.2f}" if made in by_name else "")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -170,7 +172,7 @@ def _error_table(by_name: dict[str, Figure]) -> list[str]:
     for kind in GRADIENTS:
         for how in ("made anew", "looked up"):
             row = [by_name[f"error, {how}, {kind}, {ratio:g} M pairs"] for ratio in RATIOS]
-            cells = [f"{f['value']:.2f} ± {f['error']:.2f} ({f['target']:.2f})" for f in row]
+            cells = [f"{f.value:.2f} ± {f.error:.2f} ({f.expected:.2f})" for f in row]
             lines.append(f"| {kind} | {how} | " + " | ".join(cells) + " |")
     return lines
 
@@ -178,7 +180,7 @@ def _error_table(by_name: dict[str, Figure]) -> list[str]:
 _PREAMBLE = """\
 # Noise made anew, or looked up in a table
 
-Written by `python -m lopt.bench_noise > docs/noise_table.md`; `lopt bench --suite es` shows the same figures.
+Written by `python -m lopt.bench.noise > docs/noise_table.md`; `lopt bench --suite es` shows the same figures.
 
 A perturbation is D standard normals. By default they are made from their address by the counter-based generator
 whenever someone needs them. The alternative (Salimans et al. 2017) is one table of M normals on every node: a
@@ -215,4 +217,4 @@ whose memory is not busy otherwise. Ranks of a node share one table, and also th
 
 
 if __name__ == "__main__":
-    print(page(noise(), sgemm_rate(clock=CLOCK)))
+    print(page(list(figures()), sgemm_rate(clock=CLOCK)))
