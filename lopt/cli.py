@@ -92,7 +92,7 @@ def evaluate(weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> 
 )
 @command
 def plot(path: Path, out: Path | None) -> None:
-    """Draw the pictures of a run or evaluation file, as PNG and PDF."""
+    """Draw the pictures of a run or evaluation file or of `lopt bench --json`, as PNG and PDF."""
     from lopt.plots import draw_all
 
     for written in draw_all(path, out or path.parent):

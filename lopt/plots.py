@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,11 +33,13 @@ FONT = 9
 SMOOTHING = 5  # evaluations averaged in loss curves
 
 
-def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int = 1):
-    """An empty Figure (no window, no global state) and its axes."""
+def new_figure(
+    width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int = 1, **grid: Any
+):
+    """An empty Figure (no window, no global state) and its axes; `grid`: more of `Figure.subplots`."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
 
 
 def smooth(y: np.ndarray, window: int) -> np.ndarray:
@@ -289,11 +292,15 @@ def search_loss(search: store.SearchReader) -> Figure:
 
 
 def figures_of(path: Path) -> dict[str, Figure]:
-    """All figures of a run, evaluation, timing or search file, by name.
+    """All figures of a run, evaluation, timing or search file, or of the JSON of a bench, by name.
 
     Raises:
         UsageError: the file is of another kind.  StoreError: unreadable, or no rows yet.
     """
+    if path.suffix == ".json":
+        from lopt.bench import load, roofline
+
+        return {"roofline": roofline.draw(load(path))}
     kind = store.kind_of(path)
     if kind == "run":
         with store.RunReader(path) as run:

@@ -11,6 +11,7 @@ from lopt.bench.measure import Figure, Measured, Row
 from lopt.errors import UsageError
 from lopt.layout import Layout
 from lopt.optimizer import optimizer
+from lopt.plots import figures_of
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,23 @@ def test_other_files_are_refused(tmp_path: Path, text):
     path.write_text(text)
     with pytest.raises(UsageError, match="holds no figures of `lopt bench`"):
         load(path)
+
+
+def test_the_roofline_draws_costs(tmp_path: Path):
+    """A rate of half its floor costs twice, a time of thrice its floor costs thrice; peers and wishes likewise."""
+    rows = [
+        Figure("a rate", 50.0, "/s", 80.0, False, "p", 10.0, 97.0, 100.0),
+        Figure("a time", 30.0, "ns", 20.0, True, "p", 80.0, 97.0, 10.0),
+        Figure("no floor", 4.0, "s", 2.0, True, "p", 8.0),
+        Figure("not measured", None, "s", 2.0),
+    ]
+    save(rows, tmp_path / "f.json")
+    (figure,) = figures_of(tmp_path / "f.json").values()
+    marks = [[(*ln.get_xdata(), *ln.get_ydata()) for ln in ax.lines] for ax in figure.axes]
+    drawn = [sorted(m for m in part if len(m) == 2) for part in marks]
+    rate, time = [(1, 0), (2, 0), (1.25, 0), (10, 0)], [(1, 1), (3, 1), (2, 1), (8, 1)]
+    assert drawn[0] == sorted(rate + time)
+    assert drawn[1] == [(1, 0), (2, 0), (4, 0)]
 
 
 def test_an_unknown_suite_is_refused():

@@ -37,6 +37,8 @@ SIDEWAYS = {
     ("augment", "task"),
     ("task_times", "bench"),
     ("bench", "train"),
+    ("bench", "plots"),
+    ("plots", "bench"),
     ("tasks", "data"),
     ("optimizer", "task"),
     ("errors", "errors"),

@@ -7,17 +7,19 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lopt.bench import cpu, es, gpu, mpi
-from lopt.bench.measure import Figure, sgemm_rate, step_ms
+from lopt.bench import cpu, es, gpu, mpi, roofline
+from lopt.bench.measure import Figure, number, sgemm_rate, step_ms
 from lopt.bench.mpi import mpirun
 from lopt.errors import UsageError, unknown
 
 __all__ = [
     "SUITES",
     "Figure",
+    "line",
     "load",
     "mpirun",
     "report",
+    "roofline",
     "run_suite",
     "save",
     "sgemm_rate",
@@ -65,17 +67,13 @@ def report(figures: Iterable[Figure]) -> str:
 
 def line(f: Figure) -> str:
     """One row of the table."""
-    asked = "" if f.asked is None else f"{'<=' if f.at_most else '>='} {_number(f.asked)}"
+    asked = "" if f.asked is None else f"{'<=' if f.at_most else '>='} {number(f.asked)}"
     asked = asked if f.expected is None else f"{f.expected:.4g} +- {f.error:.2g}"
     share = "" if f.share is None else f"{100 * f.share:.0f} %"
-    peer = "" if f.peer_value is None else f"{_number(f.peer_value)}, {f.peer}"
+    peer = "" if f.peer_value is None else f"{number(f.peer_value)}, {f.peer}"
     cells = (
-        f.name, "-" if f.value is None else _number(f.value), f.note or f.unit, asked,
+        f.name, "-" if f.value is None else number(f.value), f.note or f.unit, asked,
         {True: "yes", False: "no", None: ""}[f.reached], share,
         "" if f.sgemm is None else f"{f.sgemm:.0f}", peer,
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
-
-
-def _number(x: float) -> str:
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"

@@ -85,6 +85,11 @@ class Row(NamedTuple):
         )  # fmt: skip
 
 
+def number(x: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
 def median_seconds(
     run: Callable[[], object], repeats: int = 7, clock: Callable[[], float] = time.perf_counter
 ) -> float:
