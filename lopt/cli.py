@@ -61,9 +61,10 @@ def train(ctx, config_path: str, out: Path, overrides: tuple[str, ...], resume: 
 
 
 @main.command(name="eval")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A comparison.")
 @click.option("--weights", type=click.Path(), help="Weights file or the name of a shipped one.")
-@click.option("--tasks", "tasks_spec", required=True, help="Task specs, separated by ';'.")
-@click.option("--steps", type=int, required=True, help="Inner steps.")
+@click.option("--tasks", "tasks_spec", help="Task specs, separated by ';'.")
+@click.option("--steps", type=int, help="Inner steps.")
 @click.option(
     "--seeds", type=int, default=5, show_default=True, help="Starting points per entrant."
 )
@@ -73,16 +74,50 @@ def train(ctx, config_path: str, out: Path, overrides: tuple[str, ...], resume: 
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 @command
-def evaluate(weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> None:
-    """Compare a learned optimizer with baselines, default and learning-rate-tuned."""
+def evaluate(config_path, weights, tasks_spec, steps, seeds, baselines, rates, out: Path) -> None:
+    """Compare a learned optimizer with baselines, default and learning-rate-tuned; or what --config names."""
     from lopt.comm import aborting, get_comm
+    from lopt.comparison import compare
     from lopt.evaluate import run_evaluation
 
+    if config_path is None and (tasks_spec is None or steps is None):
+        raise UsageError("eval needs --tasks and --steps, or --config")
+    if config_path is not None and (weights or tasks_spec or steps):
+        raise UsageError("--config names tasks, steps and weights itself: leave them out")
     comm = get_comm()
     with aborting(comm):
-        text = run_evaluation(comm, weights, tasks_spec, steps, seeds, baselines, rates, out)
+        if config_path is not None:
+            text = "\n".join([*compare(config_path, out, comm), f"curves in {out}"])
+        else:
+            text = run_evaluation(comm, weights, tasks_spec, steps, seeds, baselines, rates, out)
     if comm.rank == 0:
         click.echo(text)
+
+
+@main.command()
+@click.option("--weights", required=True, help="Weights file or the name of a shipped one.")
+@click.option(
+    "--eval", "curves", type=click.Path(path_type=Path), help="Curves of them, to be written in."
+)
+@command
+def card(weights: str, curves: Path | None) -> None:
+    """Print a model card; with --eval, write what the curves say into the weights file first."""
+    from lopt import card as cards
+
+    click.echo(cards.card(weights) if curves is None else cards.write_scores(weights, curves))
+
+
+@main.command()
+@click.argument("curves", type=click.Path(path_type=Path))
+@click.option("--search", required=True, help="Family of the curves whose trials are ordered.")
+@click.option("--length", type=int, default=100, show_default=True, help="Settings wanted.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="TOML file to write.")
+@command
+def optlist(curves: Path, search: str, length: int, out: Path) -> None:
+    """Order settings of a search greedily by their curves on training tasks: what to try first, second, ..."""
+    from lopt.optlist import learn_list
+
+    click.echo(learn_list(curves, search, length, out))
 
 
 @main.command()
@@ -114,10 +149,14 @@ def watch(directory: Path, once: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @command
 def info(path: Path) -> None:
-    """Say what an HDF5 file of lopt holds."""
+    """Say what an HDF5 file of lopt holds; of a shipped name, its model card."""
     from lopt import data as library
     from lopt import store
+    from lopt.card import card as card_of
 
+    if not path.exists() and path.name == str(path) and not path.suffix:
+        click.echo(card_of(path.name))
+        return
     click.echo(library.info(path) if store.kind_of(path) == "data" else store.info(path))
 
 

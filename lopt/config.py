@@ -306,6 +306,19 @@ def _from_dict(tree: dict[str, Any]) -> Config:
         raise ConfigError(_explain(str(error), tree)) from error
 
 
+def convert(tree: dict[str, Any], kind: type[Section]) -> Any:
+    """Plain values as a section of another file than a run's configuration.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, a value out of range.
+    """
+    _check_keys(kind, tree, "")
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), tree)) from error
+
+
 _SECTIONS = {
     "optimizer": OptimizerSpec,
     "es": EsConfig,

@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from lopt.errors import UsageError
 from lopt.es.pairs import HandOut
 from lopt.optimizer import Optimizer, optimizer
 from lopt.progress import Progress
-from lopt.rollout import FLAG, OK, Runner, Schedule
-from lopt.task import TEST, Task
+from lopt.rollout import FLAG, FLAG_STEP, OK, Runner, Schedule
+from lopt.task import OUTER_VALID, TEST, Task
 from lopt.tasks import parse_task
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
@@ -49,7 +50,7 @@ class Results:
     """Raw outcome; statistics are computed when they are read.
 
     tasks, entrants      names, in axis order; `families` and `rates` (NaN: default) per entrant
-    steps                (M,) inner steps done at each outer-validation loss
+    steps                (M,) inner steps done at each outer-validation loss, 0 first
     outer_loss           (task, entrant, seed, M)
     test_loss            (task, entrant, seed) after the last step
     status               (task, entrant, seed) 0 ok, 1 ceiling, 2 diverged
@@ -117,48 +118,85 @@ def evaluate(
     """
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {seeds}")
-    if steps < schedule.outer_every:
-        raise UsageError(f"steps must be at least {schedule.outer_every}, got {steps}")
     comm = comm or SerialComm()
     shape = (len(tasks), len(entrants), seeds)
-    m = schedule.n_outer(0, steps)
-    flat = np.zeros(
-        (*shape, m + 3), np.float64
-    )  # curve, test loss, status, seconds; zero where not ours
-    total = int(np.prod(shape))
-    runners: dict[tuple[int, int], Runner] = {}
-    costs = np.repeat([t.operations for t in tasks], len(entrants) * seeds)
-    with Progress(total, "run", show and comm.rank == 0) as progress:
-        for done, item in enumerate(HandOut(comm).take(costs), 1):
-            i, j, k = np.unravel_index(item, shape)
-            if (i, j) not in runners:
-                runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
-            flat[i, j, k] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
-            progress.update(min(done * comm.size, total))  # if all ranks are as far as this one
-    comm.allreduce_scalars(flat.reshape(-1))
+    hand_out = HandOut(comm)
+    found = train_all(
+        tasks, entrants, list(np.ndindex(shape)), steps, schedule, hand_out, comm, show
+    )
+    runs = {name: column.reshape(*shape, *column.shape[1:]) for name, column in found.items()}
     return Results(
         tuple(t.name for t in tasks),
         tuple(e.label for e in entrants),
         tuple(e.family for e in entrants),
         np.array([np.nan if e.rate is None else e.rate for e in entrants]),
-        np.arange(1, m + 1) * schedule.outer_every,
-        flat[..., :m],
-        flat[..., m],
-        flat[..., m + 1].astype(np.int64),
-        flat[..., m + 2],
+        loss_steps(steps, schedule),
+        runs["valid"],
+        runs["test"],
+        runs["status"],
+        runs["wall_s"],
     )
 
 
+def loss_steps(steps: int, schedule: Schedule) -> np.ndarray:
+    """Inner steps at which losses are taken: 0, outer_every, 2 outer_every, ...; (M,) int64."""
+    return np.arange(schedule.n_outer(0, steps) + 1) * schedule.outer_every
+
+
+def train_all(
+    tasks: Sequence[Task],
+    entrants: Sequence[Any],
+    items: Sequence[tuple[int, int, int]],
+    steps: int,
+    schedule: Schedule,
+    hand_out: HandOut,
+    comm: Comm,
+    show: bool = False,
+) -> dict[str, np.ndarray]:
+    """One training run for each item (task, entrant, seed), handed out to ranks as they ask; collective.
+
+    Args:
+        entrants: have `opt` and `theta`.
+
+    Returns: columns over items as in `store.Curves`: train, valid (n, M); test, wall_s, status, status_step (n,).
+
+    Raises:
+        UsageError: steps < schedule.outer_every.
+    """
+    if steps < schedule.outer_every:
+        raise UsageError(f"steps must be at least {schedule.outer_every}, got {steps}")
+    m, total = loss_steps(steps, schedule).size, len(items)
+    flat = np.zeros((total, 2 * m + 4))  # zero where not ours
+    runners: dict[tuple[int, int], Runner] = {}
+    costs = [tasks[i].operations for i, _, _ in items]
+    with Progress(total, "run", show and comm.rank == 0) as progress:
+        for done, item in enumerate(hand_out.take(costs), 1):
+            i, j, k = items[item]
+            if (i, j) not in runners:
+                runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
+            flat[item] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
+            progress.update(min(done * comm.size, total))  # if all ranks are as far as this one
+    comm.allreduce_scalars(flat.reshape(-1))
+    test, status, at, seconds = flat[:, 2 * m :].T
+    codes = {"status": status.astype(np.int64), "status_step": at.astype(np.int64)}
+    curves = {"train": flat[:, :m], "valid": flat[:, m : 2 * m]}
+    return {**curves, "test": test.copy(), "wall_s": seconds.copy(), **codes}
+
+
 def _train_once(runner: Runner, theta: np.ndarray, steps: int, seed: int) -> np.ndarray:
-    stream = rng.stream(seed)
+    """Train losses, outer-validation losses, test loss, status, its step, seconds of one run; flat."""
+    stream, schedule = rng.stream(seed), runner.schedule
     begin = time.perf_counter()
     particle = runner.start(theta, stream)
-    _, outer = runner.advance(theta, particle, steps, stream)
+    first = runner.split_loss(particle.params, OUTER_VALID, stream, 0, schedule.outer_batches)
+    train, outer = runner.advance(theta, particle, steps, stream)
     seconds = time.perf_counter() - begin
-    test = runner.schedule.ceiling
+    windows = train[: outer.size * schedule.outer_every].reshape(-1, schedule.outer_every)
+    test = schedule.ceiling
     if not particle.diverged:
         test = runner.split_loss(particle.params, TEST, stream, 0, TEST_BATCHES)
-    return np.array([*outer, test, particle.status[FLAG], seconds])
+    status, at = particle.status[[FLAG, FLAG_STEP]]
+    return np.array([train[0], *windows.mean(axis=1), first, *outer, test, status, at, seconds])
 
 
 def table(results: Results) -> list[Row]:

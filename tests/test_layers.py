@@ -15,13 +15,13 @@ LAYERS = {
     "tiles": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
     "rng": 1, "ops": 1,
-    "task": 2, "optimizer": 2, "augment": 2, "scores": 2,
+    "task": 2, "optimizer": 2, "augment": 2, "scores": 2, "search_spaces": 2,
     "tasks": 3, "arch": 3, "data": 3,
     "rollout": 4,
     "es": 5, "meta_task": 5,
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "cluster_model": 7, "verify": 7, "task_times": 7,
-    "search_files": 7, "bench": 7,
+    "comparison": 7, "judgement": 7, "card": 7, "optlist": 7, "search_files": 7, "bench": 7,
     "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
@@ -50,6 +50,8 @@ SIDEWAYS = {
     ("optimizer", "registry"),
     ("train", "meta"),
     ("evaluate", "meta"),
+    ("comparison", "evaluate"),
+    ("card", "judgement"),
 }
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYOUT = Layout((("rate", ()), ("matrix", (2, 3))))
 PHASES = ("rollout", "exchange", "rebuild", "outer", "files")
 AXES = {"block": 2, "phase": len(PHASES), "pair": 3, "member": 2}
-KINDS = ("run", "checkpoint", "weights", "eval", "times", "search")
+KINDS = ("run", "checkpoint", "weights", "eval", "times", "search", "curves")
 CONFIG = "[es]\nsigma = 0.01  # \u03c3\n" * 300  # longer than HDF5 keeps inside an object header
 
 
@@ -81,6 +81,21 @@ def results() -> SimpleNamespace:
     )  # fmt: skip
 
 
+def some_curves() -> store.Curves:
+    rng = np.random.default_rng(1)
+    runs = store.no_runs(3) | {n: np.array([0, 1, 1, 0, 1]) for n in ("task", "entrant", "seed")}
+    runs |= {"test": rng.random(5), "wall_s": rng.random(5)}
+    runs |= {n: rng.random((5, 3)).astype(np.float32) for n in ("train", "valid")}
+    runs |= {"status": np.array([0, 1, 2, 0, 0]), "status_step": np.array([0, 3, 4, 0, 0])}
+    entrants = [store.EntrantInfo("b\u00e9st", "b\u00e9st", "learned", 0, '{"digest": "a"}')]
+    entrants.append(store.EntrantInfo("adam 3", "adam, 15 rates", "tuned", 3, "{}"))
+    origin = store.provenance(0, 2, "cpu")
+    return store.Curves(
+        {"steps": 15}, [origin], ("digits", "quadr\u00e1tic"), ("mlp", "quadratic"),
+        np.array([0.0, -np.inf]), tuple(entrants), np.array([0, 5, 15]), runs,
+    )  # fmt: skip
+
+
 ROWS = [
     store.EvalRow("quadr\u00e1tic", "adam", "tuned", 2, 0.1, 0.25, 0.01, 3),
     store.EvalRow("digits", "learned", "learned", 0, math.nan, 1.5, math.nan, 0),
@@ -111,6 +126,8 @@ def make(kind: str, folder: Path) -> Path:
         origin = {**store.provenance(7, 2, "cpu"), "first_row": 0}
         settings = {"strategy": "antithetic", "seed": 7}
         store.save_search(path, rows, np.arange(40.0), np.ones(40), "target", settings, [origin])
+    elif kind == "curves":
+        store.save_curves(path, some_curves())
     else:
         store.save_eval(path, results(), ROWS, {"steps": 15})
     return path
@@ -129,6 +146,9 @@ def content(kind: str, path: Path) -> dict[str, Any]:
     if kind == "weights":
         w = store.load_weights(path)
         return {k: getattr(w, k) for k in ("architecture", "options", "layout", "theta")}
+    if kind == "curves":
+        curves = vars(store.read_curves(path))
+        return {k: v for k, v in curves.items() if k != "runs"} | curves["runs"]
     readers = {"times": store.TimesReader, "search": store.SearchReader, "eval": store.EvalReader}
     found = readers[kind](path)
     return {k: v for k, v in vars(found).items() if k != "path"}
@@ -627,6 +647,29 @@ def test_arrays_of_an_evaluation_must_agree(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+# Curves
+
+
+def test_curves_come_back_and_are_found_by_task_and_entrant(tmp_path: Path) -> None:
+    given = some_curves()
+    found = store.read_curves(store.save_curves(tmp_path / "c.h5", given))
+    for name in ("settings", "provenance", "tasks", "families", "entrants"):
+        assert getattr(found, name) == getattr(given, name)
+    assert found.lowest.tolist() == [0.0, -math.inf]
+    assert all(np.array_equal(found.runs[n], given.runs[n]) for n in given.runs)
+    assert found.rows(1, 1).tolist() == [1, 2, 4]
+    assert found.rows(0, 1).tolist() == []
+    assert (found.kinds("tuned"), found.members("adam, 15 rates")) == (["adam, 15 rates"], [1])
+    store.save_curves(tmp_path / "c.h5", given)  # replaced, unlike an evaluation
+
+
+def test_runs_of_nobody_are_refused(tmp_path: Path) -> None:
+    given = some_curves()
+    given.runs["task"][2] = 2
+    with pytest.raises(StoreError, match="/runs/task points outside the 2 there are"):
+        store.read_curves(store.save_curves(tmp_path / "c.h5", given))
+
+
 # Damage, for every kind
 
 
@@ -714,6 +757,7 @@ ALTERED: dict[str, tuple[bytes, bytes]] = {
     "eval": (results().seconds.tobytes(), (results().seconds + 1).tobytes()),
     "times": (np.array([0.5, 200.0]).tobytes(), np.array([0.5, 20.0]).tobytes()),
     "search": (np.arange(40.0).tobytes(), (np.arange(40.0) + 1).tobytes()),
+    "curves": (some_curves().runs["test"].tobytes(), (some_curves().runs["test"] + 1).tobytes()),
 }
 
 
@@ -738,6 +782,7 @@ def test_altered_content_is_noticed(kind: str, tmp_path: Path) -> None:
         ("weights", ["adam", "learning_rate=0.01", "tasks"]),
         ("times", ["2 tasks of 2 families", "median 100 ms a step, 50.0 % below 100 ms"]),
         ("search", ["target, 30 steps", "antithetic in 40 coordinates", "lowest 30", "465 lost"]),
+        ("curves", ["5 of 15 inner steps, 1 clipped, 1 diverged", "tuned    adam, 15 rates, 1"]),
         ("eval", ["4 seeds, 15 inner steps", "adam lr=0.1", "0.25 +- 0.01, 3 clipped or diverged"]),
     ],
 )

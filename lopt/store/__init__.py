@@ -1,7 +1,8 @@
-"""HDF5 files: the run log, checkpoints, weights and evaluations.  What they hold is the table in `schema`."""
+"""HDF5 files: the run log, checkpoints, weights, evaluations and curves.  What they hold is the table in `schema`."""
 
 from lopt.store.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from lopt.store.container import kind_of, refuse_existing
+from lopt.store.curves_file import Curves, EntrantInfo, no_runs, read_curves, save_curves
 from lopt.store.eval_file import EvalReader, EvalRow, save_eval
 from lopt.store.info import info
 from lopt.store.provenance import provenance
@@ -16,6 +17,8 @@ __all__ = [
     "SCHEMA",
     "VERSION",
     "Checkpoint",
+    "Curves",
+    "EntrantInfo",
     "EvalReader",
     "EvalRow",
     "RunReader",
@@ -27,11 +30,14 @@ __all__ = [
     "kind_of",
     "load_checkpoint",
     "load_weights",
+    "no_runs",
     "provenance",
     "read_checkpoint",
+    "read_curves",
     "read_weights",
     "refuse_existing",
     "save_checkpoint",
+    "save_curves",
     "save_eval",
     "save_search",
     "save_times",

@@ -8,6 +8,7 @@ import numpy as np
 
 from lopt.store import container
 from lopt.store.checkpoint import read_checkpoint
+from lopt.store.curves_file import read_curves
 from lopt.store.eval_file import EvalReader
 from lopt.store.run_file import RunReader
 from lopt.store.search_file import SearchReader
@@ -99,6 +100,20 @@ def _search(path: Path) -> list[str]:
     return lines + [f"from row {p['first_row']:<5}{_origin(p)}" for p in s.provenance]
 
 
+def _curves(path: Path) -> list[str]:
+    c = read_curves(path)
+    status = c.runs["status"]
+    lines = [
+        f"runs          {status.size} of {c.settings['steps']} inner steps, "
+        f"{int((status == 1).sum())} clipped, {int((status == 2).sum())} diverged",
+        f"tasks         {_few(c.tasks)}",
+    ]
+    for variant in ("learned", "default", "tuned"):
+        for family in c.kinds(variant):
+            lines.append(f"  {variant:<8} {family}, {len(c.members(family))} settings")
+    return lines + [f"gone on with  {_origin(p)}" for p in c.provenance]
+
+
 _DESCRIBE: dict[str, Callable[[Path], list[str]]] = {
     "run": _run,
     "checkpoint": _checkpoint,
@@ -106,6 +121,7 @@ _DESCRIBE: dict[str, Callable[[Path], list[str]]] = {
     "eval": _eval,
     "times": _times,
     "search": _search,
+    "curves": _curves,
 }
 
 

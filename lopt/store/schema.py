@@ -12,7 +12,7 @@ import numpy as np
 from lopt.errors import StoreError
 
 VERSION = 1  # raise it when a reader of the older version could misread a file; state `since` below
-KINDS = ("run", "checkpoint", "weights", "eval", "times", "search")
+KINDS = ("run", "checkpoint", "weights", "eval", "times", "search", "curves")
 
 
 class Field(NamedTuple):
@@ -181,6 +181,39 @@ SCHEMA = (
           "cumulative wall time of rank 0, resumed parts added up"),
     Field("search", "/x", "f8", ("coordinate",), "x", "the strategy's answer so far"),
     Field("search", "/best_x", "f8", ("coordinate",), "x", "where the lowest loss was seen"),
+    # curves: inner training runs of many optimizers, one row a run
+    Field("curves", "@settings", "json", (), "-",
+          "what all runs share: steps, outer_batches, test_batches, ceiling"),
+    Field("curves", "@provenance", "json", (), "-",
+          "list, one entry for each time the file was gone on with: command, versions, date"),
+    Field("curves", "/task", "text", ("task",), "-", "names of the tasks"),
+    Field("curves", "/family", "text", ("task",), "-", "their families"),
+    Field("curves", "/lowest", "f8", ("task",), "loss",
+          "bound that no loss is below; -inf where none is known"),
+    Field("curves", "/entrant", "text", ("entrant",), "-", "labels of the optimizers"),
+    Field("curves", "/entrants/family", "text", ("entrant",), "-",
+          "what it is a variant of; all trials of a search share it"),
+    Field("curves", "/entrants/variant", "text", ("entrant",), "-",
+          "learned, default, or tuned: one trial of a search"),
+    Field("curves", "/entrants/trial", "i8", ("entrant",), "-",
+          "number in the order of the search; 0 for a single setting"),
+    Field("curves", "/entrants/spec", "text", ("entrant",), "-",
+          "JSON: optimizer and options, and of a learned one a digest of theta"),
+    Field("curves", "/step", "i8", ("step",), "inner steps",
+          "inner steps done when a loss was taken, 0 first"),
+    Field("curves", "/runs/task", "i8", ("run",), "-", "index into /task"),
+    Field("curves", "/runs/entrant", "i8", ("run",), "-", "index into /entrant"),
+    Field("curves", "/runs/seed", "i8", ("run",), "-",
+          "address of initial parameters and batches, shared by all entrants"),
+    Field("curves", "/runs/train", "f4", ("run", "step"), "loss",
+          "mean loss of the training batches since the step before; at step 0 that of the first batch"),
+    Field("curves", "/runs/valid", "f4", ("run", "step"), "loss", "outer-validation loss"),
+    Field("curves", "/runs/test", "f8", ("run",), "loss", "test loss after the last step"),
+    Field("curves", "/runs/status", "i8", ("run",), "code",
+          "0 ok, 1 a loss was clipped at the ceiling, 2 diverged"),
+    Field("curves", "/runs/status_step", "i8", ("run",), "inner steps",
+          "inner step at which the status was set; 0 if ok"),
+    Field("curves", "/runs/wall_s", "f8", ("run",), "s", "wall time of the run"),
 )  # fmt: skip
 
 
@@ -296,6 +329,7 @@ def schema_markdown() -> str:
         "eval": "Evaluation, written by `lopt eval`",
         "times": "Task timings, written by `lopt tasks time`",
         "search": "Search, `search.h5`, written by `lopt.es.minimize(out=...)`",
+        "curves": "Curves, written by `lopt eval --config`",
     }
     lines = [_PREAMBLE.format(version=VERSION)]
     for kind in KINDS:
@@ -338,4 +372,6 @@ Sealed like a checkpoint.""",
     "search": """\
 Sealed like a checkpoint, and replaced as a whole before each one: it may be read while the search goes on. Rows after
 the checkpoint are dropped on resume. Of several populations each has a file and checkpoints in a directory of its own.""",
+    "curves": """\
+Sealed like a checkpoint, and replaced as a whole after every task: it may be read while the comparison goes on.""",
 }  # fmt: skip

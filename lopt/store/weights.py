@@ -1,6 +1,7 @@
 """Weights: a meta-trained optimizer with everything needed to use it and to know how it was made."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,11 @@ class Weights:
     layout: Layout
     theta: np.ndarray
     provenance: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell these weights from others, whatever the file is called."""
+        return hashlib.sha256(self.theta.tobytes()).hexdigest()[:16]
 
     def optimizer(self) -> Optimizer:
         """The optimizer that these weights are for.

@@ -1,0 +1,160 @@
+"""What a curves file says about a learned optimizer: two fair fights, never mixed, and where it loses.
+
+Default against default: nobody is tuned.  Equal trials: k settings of each side, the first k of its search, chosen per
+task by outer-validation loss; a learned optimizer that brings one setting uses one.  Final losses are test losses.  The
+speed-up is over the lower envelope of the validation curves of the file's first search.  Seeds count by their median.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lopt import scores
+from lopt.errors import UsageError, unknown
+from lopt.rollout import DIVERGED, OK
+from lopt.store import Curves
+
+BUDGETS = (1, 10, 100)
+SPEED_AT = (
+    0.5  # share of the steps at which speed-ups are measured, so that up to 1 / share can be seen
+)
+WORST = 5  # tasks named as those where it loses most
+
+
+def final_losses(curves: Curves, task: int, family: str, trials: int) -> np.ndarray | None:
+    """Test losses of a family's best of `trials` settings, by seed; None if a run is missing."""
+    picked = []
+    for entrant in curves.members(family)[:trials]:
+        rows = curves.rows(task, entrant)
+        picked.append((curves.runs["valid"][rows, -1], curves.runs["test"][rows]))
+    seeds = min((valid.size for valid, _ in picked), default=0)
+    if seeds == 0:
+        return None
+    valid, test = (
+        np.array([column[:seeds] for column in columns]) for columns in zip(*picked, strict=True)
+    )
+    return scores.best_of(valid.astype(np.float64), test, len(picked))
+
+
+def median_curve(
+    curves: Curves, task: int, entrant: int, column: str = "valid"
+) -> np.ndarray | None:
+    """Median over seeds of a curve, (M,); None without runs."""
+    rows = curves.rows(task, entrant)
+    return np.median(curves.runs[column][rows], axis=0) if rows.size else None
+
+
+def speed_ups(curves: Curves, learned: str, search: str) -> dict[str, scores.SpeedUp]:
+    """By task: steps that the envelope of a search needs for the learned optimizer's loss, over the steps it used."""
+    found, at = {}, SPEED_AT * float(curves.steps[-1])
+    for i, name in enumerate(curves.tasks):
+        mine = median_curve(curves, i, curves.members(learned)[0])
+        theirs = [median_curve(curves, i, j) for j in curves.members(search)]
+        if mine is not None and theirs and all(c is not None for c in theirs):
+            found[name] = scores.speed_up(curves.steps, mine, scores.envelope(np.array(theirs)), at)
+    return found
+
+
+def duel(curves: Curves, learned: str, rival: str, trials: int) -> dict[str, Any]:
+    """Final losses of the learned optimizer against a rival at so many trials each, over tasks.
+
+    Returns: tasks, win_rate, log_ratio (a `scores.Summary`), by_family, and loses_most: the tasks with the largest log
+        ratios above 0.
+    """
+    mine, theirs, ratios, families = [], [], {}, []
+    for i, name in enumerate(curves.tasks):
+        pair = [final_losses(curves, i, family, trials) for family in (learned, rival)]
+        if pair[0] is None or pair[1] is None:
+            continue
+        seeds = min(pair[0].size, pair[1].size)  # the same starting points for both
+        a, b = (float(np.median(x[:seeds])) for x in pair)
+        mine.append(a)
+        theirs.append(b)
+        families.append(curves.families[i])
+        ratios[name] = scores.log_ratio(a, b, float(curves.lowest[i]))
+    values = np.array(list(ratios.values()))
+    per_family = by_family(families, lambda k: {
+        "tasks": int(k.sum()),
+        "win_rate": scores.win_rate(np.array(mine)[k], np.array(theirs)[k]),
+        "log_ratio": _median(values[k]),
+    })  # fmt: skip
+    return {
+        "tasks": len(mine),
+        "win_rate": scores.win_rate(mine, theirs) if mine else math.nan,
+        "log_ratio": scores.summary(values)._asdict(),
+        "by_family": per_family,
+        "loses_most": _worst(ratios),
+    }
+
+
+def by_family(
+    families: Sequence[str], figures: Callable[[np.ndarray], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Figures of each family's tasks, given as a mask over tasks."""
+    named = np.array(families)
+    return {str(f): figures(named == f) for f in dict.fromkeys(families)}
+
+
+def judge(curves: Curves, learned: str) -> dict[str, Any]:
+    """All that a card says of a learned optimizer, as plain values.
+
+    Raises:
+        UsageError: no learned entrant of that name in the file.
+    """
+    if learned not in curves.kinds("learned"):
+        raise UsageError(unknown("learned entrant", learned, curves.kinds("learned")))
+    own = np.isin(curves.runs["entrant"], curves.members(learned)[:1])
+    status = curves.runs["status"][own]
+    defaults = {f: duel(curves, learned, f, 1) for f in curves.kinds("default")}
+    return _plain({
+        "tasks": len(curves.tasks),
+        "steps": int(curves.steps[-1]),
+        "seeds": int(np.unique(curves.runs["seed"][own]).size),
+        "diverged": float(np.mean(status == DIVERGED)) if status.size else math.nan,
+        "clipped": float(np.mean((status != OK) & (status != DIVERGED))) if status.size else math.nan,
+        "default_against_default": defaults,
+        "equal_trials": {f: _budgets(curves, learned, f) for f in curves.kinds("tuned")},
+        "speed_up": {f: _speed(curves, learned, f) for f in curves.kinds("tuned")[:1]},
+    })  # fmt: skip
+
+
+def _budgets(curves: Curves, learned: str, search: str) -> dict[str, Any]:
+    """Duels at 1, 10, 100 trials as far as the search goes, and at all of them."""
+    n = len(curves.members(search))
+    return {str(k): duel(curves, learned, search, k) for k in sorted({*BUDGETS, n}) if k <= n}
+
+
+def _speed(curves: Curves, learned: str, search: str) -> dict[str, Any]:
+    found = speed_ups(curves, learned, search)
+    families = [curves.families[curves.tasks.index(name)] for name in found]
+    values = np.array([s.value for s in found.values()])
+    saturated = np.array([s.saturated for s in found.values()])
+    return {
+        "at": SPEED_AT,
+        **scores.summary(values)._asdict(),
+        "saturated": float(saturated.mean()) if values.size else math.nan,
+        "by_family": by_family(families, lambda k: {
+            "tasks": int(k.sum()), "median": _median(values[k]), "saturated": float(saturated[k].mean()),
+        }),
+    }  # fmt: skip
+
+
+def _worst(ratios: dict[str, float]) -> dict[str, float]:
+    lost = sorted((item for item in ratios.items() if item[1] > 0), key=lambda item: -item[1])
+    return dict(lost[:WORST])
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """Floats of four significant digits, NaN as None: what JSON can hold and a card needs."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
