@@ -161,6 +161,10 @@ def entrants_of(spec: EntrantSpec, config: ComparisonConfig, folder: Path) -> li
         settings = [{**random_setting(name, k), **spec.options} for k in range(spec.random)]
     elif spec.list:
         listed = read(folder / spec.list, SettingList).settings
+        if spec.trials > len(listed):
+            raise ConfigError(
+                f"entrants: {spec.family!r} asks for {spec.trials} trials, {spec.list} has {len(listed)}"
+            )
         settings = [dict(s) for s in listed[: spec.trials or len(listed)]]
         name = spec.list
     search = len(settings) > 1 or bool(spec.rates or spec.random or spec.list)

@@ -338,5 +338,7 @@ def test_a_list_can_be_run(folder: Path, tmp_path: Path) -> None:
     assert [(e.info.variant, e.opt) for e in found] == [
         ("tuned", lopt.optimizer("adam", learning_rate=0.1))
     ]
+    with pytest.raises(ConfigError, match=r"asks for 3 trials, list\.toml has 2"):
+        entrants_of(EntrantSpec(list="list.toml", trials=3), config, tmp_path)
     with pytest.raises(StoreError, match="exists already"):
         learn_list(folder / "out.h5", "rates", 2, out)

@@ -45,6 +45,7 @@ ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 SCALE, CLUSTER = "test_scale.py::test_", "test_cluster_model.py::test_"
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
+SCORES, COMPARISON = (f"test_{f}.py::test_" for f in ("scores", "comparison"))
 ATTENTION, MEMORY = "test_attention.py::test_", "test_memory.py::test_"
 GPES, NOISE_TABLE, POPULATIONS = (
     f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations")
@@ -390,6 +391,24 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("verdict reversed", "evaluate.py",
      "if learned.mean < rival.mean", "if learned.mean > rival.mean",
      EVALUATE + "the_verdict_is_honest"),
+
+    # Scores and comparisons
+    ("an envelope that forgets", "scores.py",
+     "return best_so_far(np.asarray(curves, np.float64).min(axis=0))",
+     "return np.asarray(curves, np.float64).min(axis=0)",
+     SCORES + "the_envelope_is_the_lowest_loss_so_far"),
+    ("saturation not flagged", "scores.py",
+     "SpeedUp(float(steps[-1]) / at, True)", "SpeedUp(float(steps[-1]) / at, False)",
+     SCORES + "saturation_is_flagged_and_not_extrapolated"),
+    ("log ratios upside down", "judgement.py",
+     "scores.log_ratio(a, b,", "scores.log_ratio(b, a,",
+     COMPARISON + "a_judgement_of_known_losses"),
+    ("a list that forgets what it has", "optlist.py",
+     "after = np.minimum(best[:, None], scores).mean(axis=0)", "after = scores.mean(axis=0)",
+     COMPARISON + "the_greedy_order_is_known"),
+    ("a cosine that rises again", "arch/adam.py",
+     "min((t - 1.0) / total, 1.0)", "(t - 1.0) / total",
+     OPTIMIZERS + "a_cosine_decay_ends_at_a_standstill"),
 
     # The house
     ("kernels kept when a file they call changes", "kernel_cache.py",
