@@ -38,6 +38,38 @@ def write_scores(weights: str | Path, curves: Path) -> str:
     return card(loaded.path)
 
 
+def overview(curves: Path) -> str:
+    """A line for every learned optimizer of a curves file, best first: for picking checkpoints.
+
+    The order is the median log ratio to the best trial, chosen per task, of the file's first search; without a search,
+    to its first default.
+
+    Raises:
+        UsageError: no learned optimizer in the file, or nothing to compare it with.  StoreError: unreadable.
+    """
+    found = store.read_curves(curves)
+    searches, defaults = found.kinds("tuned"), found.kinds("default")
+    if not found.kinds("learned") or not (searches or defaults):
+        raise UsageError(f"{curves} lacks a learned optimizer, or one to compare it with")
+    rival = (searches or defaults)[0]
+    rows = []
+    for name in found.kinds("learned"):
+        s = judge(found, name)
+        duels = s["equal_trials"] if searches else s["default_against_default"]
+        d = list(duels[rival].values())[-1] if searches else duels[rival]
+        speed = _number(s["speed_up"][rival]["median"]) if searches else "-"
+        middle = d["log_ratio"]["median"]
+        cells = [name, _number(middle), _percent(d["win_rate"]), speed, _percent(s["diverged"])]
+        rows.append((float("inf") if middle is None else middle, " | ".join(cells)))
+    lines = [
+        f"{len(found.tasks)} tasks, {found.settings['steps']} steps, against {rival}",
+        "",
+        "| learned | median log ratio | wins | median speed-up | diverged |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {text} |" for _, text in sorted(rows))])
+
+
 def card(weights: str | Path) -> str:
     """The model card of a weights file or shipped name, Markdown.
 

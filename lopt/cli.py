@@ -95,16 +95,19 @@ def evaluate(config_path, weights, tasks_spec, steps, seeds, baselines, rates, o
 
 
 @main.command()
-@click.option("--weights", required=True, help="Weights file or the name of a shipped one.")
-@click.option(
-    "--eval", "curves", type=click.Path(path_type=Path), help="Curves of them, to be written in."
-)
+@click.option("--weights", help="Weights file or the name of a shipped one.")
+@click.option("--eval", "curves", type=click.Path(path_type=Path), help="Curves to judge by.")
 @command
-def card(weights: str, curves: Path | None) -> None:
-    """Print a model card; with --eval, write what the curves say into the weights file first."""
+def card(weights: str | None, curves: Path | None) -> None:
+    """Print a model card; with --eval too, write what the curves say in first; with --eval alone, rank its learned ones."""
     from lopt import card as cards
 
-    click.echo(cards.card(weights) if curves is None else cards.write_scores(weights, curves))
+    if weights is None and curves is None:
+        raise UsageError("card needs --weights, --eval or both")
+    if weights is None:
+        click.echo(cards.overview(curves))
+    else:
+        click.echo(cards.card(weights) if curves is None else cards.write_scores(weights, curves))
 
 
 @main.command()
@@ -210,7 +213,7 @@ def tasks_time(name: tuple[str, ...], everything: bool, seeds: int, out: Path | 
 
 
 @main.command()
-@click.option("--suite", default="cpu", show_default=True, help="cpu, es, mpi, gpu or all.")
+@click.option("--suite", default="cpu", show_default=True, help="cpu, profile, es, mpi, gpu or all.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file."
 )

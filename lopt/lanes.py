@@ -1,5 +1,5 @@
-"""What a team of lanes is on each target: `lane()`, `lanes()`, `sync()`, `matmul()`, `layer()`, `add_row_sums()`,
-`add_row_squares()`.
+"""What a team of lanes is on each target: `lane()`, `lanes()`, `sync()`, `anywhere()`, `matmul()`, `layer()`,
+`add_row_sums()`, `add_row_squares()`; what several are: `team()`, `teams()`; and `apart()`, which is about code.
 
 A team works on one problem.  On the CPU a team is one lane; on CUDA a team is a thread block and a lane is a thread.
 Kernels are module-level `@kernel` functions that loop over `range(lane(), n, lanes())` and put `sync()` between phases;
@@ -78,10 +78,32 @@ def lanes() -> int:
 
 
 def sync() -> None:
+def team() -> int:
+    """Index of this team, 0 <= team() < teams()."""
+    return 0
+
+
+def teams() -> int:
+    """Number of teams that were launched together; 1 on the CPU."""
+    return 1
+
+
     """Wait until all lanes of the team arrive; nothing on the CPU."""
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true on any lane.  All lanes call it; it synchronises."""
+    return flag
+
+
+def apart() -> None:
+    """First line of a kernel with several callers: on CUDA they share one piece of code, not one each; nothing on the CPU.
+
+    A GPU's compiler otherwise puts a whole task or optimizer wherever it is called.
+    """
+
+
     """out = a @ b.  All lanes call it; it synchronises before and after.
 
     Shapes: a (m, k), b (k, n), each C- or F-contiguous; out (m, n) C-contiguous, OVERWRITTEN, distinct from a and b.
@@ -108,18 +130,18 @@ def add_row_sums(rows: np.ndarray, n: int, partials: np.ndarray) -> None:
 
     No barrier: each partial belongs to one lane, and the bits do not depend on the number of lanes.
     """
-    for c in range(rows.shape[0]):
-        for k in range(lane(), PARTIALS, lanes()):
-            for i in range(k, n, PARTIALS):
-                partials[c, k] += rows[c, i]
+    for q in range(lane(), PARTIALS * rows.shape[0], lanes()):
+        c, k = q // PARTIALS, q % PARTIALS
+        for i in range(k, n, PARTIALS):
+            partials[c, k] += rows[c, i]
 
 
 def add_row_squares(rows: np.ndarray, n: int, partials: np.ndarray) -> None:
     """`add_row_sums` of the squares."""
-    for c in range(rows.shape[0]):
-        for k in range(lane(), PARTIALS, lanes()):
-            for i in range(k, n, PARTIALS):
-                partials[c, k] += rows[c, i] * rows[c, i]
+    for q in range(lane(), PARTIALS * rows.shape[0], lanes()):
+        c, k = q // PARTIALS, q % PARTIALS
+        for i in range(k, n, PARTIALS):
+            partials[c, k] += rows[c, i] * rows[c, i]
 
 
 @overload(lane, target="cpu")
@@ -135,11 +157,31 @@ def _lanes_cpu():
 @overload(sync, target="cpu")
 def _sync_cpu():
     return lambda: None
+@overload(team, target="cpu")
+def _team_cpu():
+    return lambda: 0
+
+
+@overload(teams, target="cpu")
+def _teams_cpu():
+    return lambda: 1
+
+
 
 
 @overload(matmul, target="cpu")
 def _matmul_cpu(a, b, out):
     def impl(a, b, out):
+@overload(anywhere, target="cpu")
+def _anywhere_cpu(flag):
+    return lambda flag: flag
+
+
+@overload(apart, target="cpu")
+def _apart_cpu():
+    return lambda: None
+
+
         np.dot(a, b, out)
 
     return impl
@@ -221,62 +263,4 @@ def pin_blas_threads() -> None:
 
 def register_cuda() -> None:
     """Give the hooks their CUDA meaning.  Needs numba-cuda, not a GPU; importing lopt does not call it."""
-    _register_cuda()
-
-
-@functools.cache
-def _register_cuda() -> None:
-    from numba import cuda
-
-    @overload(lane, target="cuda")
-    def _lane_cuda():
-        return lambda: cuda.threadIdx.x
-
-    @overload(lanes, target="cuda")
-    def _lanes_cuda():
-        return lambda: cuda.blockDim.x
-
-    @overload(sync, target="cuda")
-    def _sync_cuda():
-        return lambda: cuda.syncthreads()
-
-    @overload(matmul, target="cuda")
-    def _matmul_cuda(a, b, out):
-        def impl(a, b, out):
-            cuda.syncthreads()
-            m, n = out.shape
-            depth = a.shape[1]
-            for i in range(cuda.threadIdx.x, m * n, cuda.blockDim.x):
-                row = i // n
-                col = i - row * n
-                s = out.dtype.type(0)
-                for k in range(depth):
-                    s += a[row, k] * b[k, col]
-                out[row, col] = s
-            cuda.syncthreads()
-
-        return impl
-
-    @overload(layer, target="cuda")
-    def _layer_cuda(x, w, bias, out, n, floor):
-        def impl(x, w, bias, out, n, floor):
-            cuda.syncthreads()
-            m, depth = out.shape[0], x.shape[0]
-            for q in range(cuda.threadIdx.x, m * n, cuda.blockDim.x):
-                j = q // n
-                i = q - j * n
-                s = bias[j]
-                for k in range(depth):
-                    s += w[k, j] * x[k, i]
-                out[j, i] = s if s > floor else floor
-            cuda.syncthreads()
-
-        return impl
-
-    @overload(add_row_sums, target="cuda")
-    def _add_row_sums_cuda(rows: np.ndarray, n: int, partials: np.ndarray):
-        return add_row_sums
-
-    @overload(add_row_squares, target="cuda")
-    def _add_row_squares_cuda(rows: np.ndarray, n: int, partials: np.ndarray):
-        return add_row_squares
+    from lopt import cuda_lanes  # noqa: F401 - loading it registers

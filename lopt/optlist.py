@@ -77,7 +77,7 @@ def learn_list(curves_path: Path, family: str, length: int, out: Path) -> str:
         "curves": curves_path.name, "search": family, "steps": curves.settings["steps"],
         "tasks": len(curves.tasks), "candidates": len(members), "means": [round(float(m), 5) for m in means],
     }  # fmt: skip
-    out.write_text(tomli_w.dumps({"origin": origin, "settings": settings}))
+    out.write_text(tomli_w.dumps({"origin": origin, "settings": settings}).rstrip() + "\n")
     return "\n".join(
         f"{n:4d} {m:.4f} {s}" for n, (m, s) in enumerate(zip(means, settings, strict=True), 1)
     )

@@ -1,5 +1,6 @@
 """Comparisons that are gone on with, what is made of their curves, model cards, ordered lists of settings."""
 
+import dataclasses
 import json
 import math
 import tomllib
@@ -206,7 +207,7 @@ def test_random_settings_are_addressed_and_can_be_built(name: str) -> None:
 def made_up(learned: list[float], rival: list[float], families: list[str]) -> store.Curves:
     """One run a task of a learned optimizer and of a search with one rate, losses falling linearly to those values."""
     n = len(learned)
-    final = np.array([*learned, *rival])
+    final = np.array([*learned, *rival], np.float64)
     steps = np.array([0, 50, 100])
     curves = (10 + (final[:, None] - 10) * steps / 100).astype(np.float32)
     runs = store.no_runs(3) | {
@@ -270,6 +271,22 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     store.save_weights(weights, opt, opt.init_theta(), {})
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2 and "no runs of these weights" in refused.output
+
+
+def test_learned_optimizers_are_ranked(tmp_path: Path) -> None:
+    """Two learned ones beside each other: the better one first, whatever they are called."""
+    c = made_up([1, 1], [2, 2], ["a", "b"])
+    other = dataclasses.replace(c.entrants[1], label="best", family="best", variant="learned")
+    runs = {n: np.concatenate([v, v[:2]]) for n, v in c.runs.items()}
+    runs["entrant"][4:] = 2
+    runs["test"][4:] = 0.5
+    both = dataclasses.replace(c, entrants=(*c.entrants, other), runs=runs)
+    store.save_curves(tmp_path / "c.h5", both)
+    done = CliRunner().invoke(main, ["card", "--eval", str(tmp_path / "c.h5")])
+    assert done.exit_code == 0, done.output
+    rows = [line.split(" | ") for line in done.output.splitlines()[-2:]]
+    assert [r[:2] for r in rows] == [["| best", "-1.39"], ["| l", "-0.69"]]
+    assert CliRunner().invoke(main, ["card"]).exit_code == 2
 
 
 def test_shipped_weights_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,17 @@ import h5py
 import numpy as np
 import pytest
 
+import lopt
+from lopt import store
+from lopt.comparison import ComparisonConfig, TaskList, built_tasks, entrants_of, read
+from lopt.data.optional import DATASETS as OPTIONAL_DATA
+from lopt.data.optional import TEXTS as OPTIONAL_TEXTS
+from lopt.judgement import judge
+from lopt.tasks import parse_task, parse_task_spec
+
 ROOT = Path(__file__).parent.parent
 QUALITY = ROOT / "experiments" / "05_es_quality"
+EVALUATION = ROOT / "experiments" / "08_evaluation"
 
 
 @pytest.fixture
@@ -101,3 +111,63 @@ def test_verdict(module, tmp_path):
     for factor, evaluations, code in ((2.0, 50, 1), (4.0, 50, 0), (2.0, 51, 0)):
         bounds = {"evaluations": evaluations, "at_most": [["a", "b", "sphere", factor]]}
         assert verdict(tmp_path, {"seeds": 20, "10": bounds}) == code
+
+
+def test_evaluation(tmp_path):
+    """At tiny size with anchored at theta = 0 as the learned one, which is another entrant of the same runs."""
+    for name in ("tiny.toml", "tiny_tasks.toml", "optlist.toml"):
+        shutil.copy(EVALUATION / name, tmp_path)
+    opt = lopt.optimizer("anchored")
+    store.save_weights(tmp_path / "zero.h5", opt, opt.init_theta(), {"tasks": ["mlp"]})
+    with open(tmp_path / "tiny.toml", "a") as config:
+        config.write('[[entrants]]\nweights = "zero.h5"\n[[entrants]]\noptimizer = "anchored"\n')
+    arguments = ["--out", str(tmp_path), "--ranks", "1", "--configs", str(tmp_path / "tiny.toml")]
+    out = run("08_evaluation", *arguments)
+    assert "3 of 3 tasks" in out and "as expected" in out
+    for picture in ("curves", "overfitting", "wins_zero", "families_zero"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 10_000
+    found = judge(store.read_curves(tmp_path / "tiny.h5"), "zero")
+    own = found["default_against_default"]["anchored"]
+    assert (own["win_rate"], own["log_ratio"]["median"]) == (0.5, 0.0)
+    assert list(found["equal_trials"]["Adam8p, random"]) == ["1", "3"]
+    assert (found["tasks"], found["seeds"], found["diverged"]) == (3, 2, 0.0)
+    before = (tmp_path / "tiny.h5").read_bytes()
+    run("08_evaluation", *arguments)
+    assert (tmp_path / "tiny.h5").read_bytes() == before
+
+
+def test_the_evaluation_is_held_out():
+    """At least 60 tasks, of families that neither training nor validation has; optional ones on data of their own."""
+    names = {
+        f: read(EVALUATION / f"{f}.toml", TaskList) for f in ("tasks", "validation", "training")
+    }
+    families = {
+        f: {parse_task_spec(n)[0].split("_seed")[0] for n in t.tasks} for f, t in names.items()
+    }
+    assert len(names["tasks"].tasks) >= 60 and 10 <= len(names["validation"].tasks) <= 20
+    assert len(families["tasks"]) >= 15
+    assert not families["tasks"] & (families["training"] | families["validation"])
+    assert not families["training"] & families["validation"]
+    assert families["training"] == {"mlp", "logistic", "quadratic"}
+    for name in names["tasks"].optional:
+        _, options, _ = parse_task_spec(name)
+        assert (options.get("data") or options.get("text")) in {*OPTIONAL_DATA, *OPTIONAL_TEXTS}
+    for listed in names.values():
+        assert len(set(listed.tasks)) == len(listed.tasks)
+        for name in listed.tasks:
+            assert parse_task(name).layout.size > 0
+
+
+@pytest.mark.parametrize("name", ["config", "long", "validate", "tiny", "optlist_curves"])
+def test_comparisons_can_be_built(name):
+    config = read(EVALUATION / f"{name}.toml", ComparisonConfig)
+    found = [e for spec in config.entrants for e in entrants_of(spec, config, EVALUATION)]
+    labels = [e.info.label for e in found]
+    assert len(set(labels)) == len(labels)
+    assert built_tasks(EVALUATION / config.tasks)[0]
+    if name == "config":
+        trials = {s.family: 0 for s in config.entrants if s.family}
+        trials |= {f: sum(e.info.family == f for e in found) for f in trials}
+        assert list(trials.values()) == [1, 15, 15, 10, 100, 100]
+        rates = sorted(e.opt.learning_rate for e in found if e.info.family == "Adam, 15 rates")
+        assert np.diff(np.log10(rates)) == pytest.approx(np.full(14, 0.5), abs=0.03)

@@ -107,10 +107,11 @@ def place_of(n, offset, k, start):
 
 @kernel
 def clear_rows(partials):
-    """Set (F, 32) partial sums to 0.  No barrier: each lane clears what it adds to."""
+    """Set (F, 32) partial sums to 0."""
     for c in range(partials.shape[0]):
         for k in range(lane(), PARTIALS, lanes()):
             partials[c, k] = partials.dtype.type(0.0)
+    sync()
 
 
 @kernel
@@ -158,6 +159,7 @@ def apply_direction(params, scratch, net, step_mult, mag_rate):
 @kernel
 def tanh_time_bias(bias, w, b, first, t):
     """bias = b + the first layer's response to tanh(t / tau - 1), whose weights start at row `first` of w."""
+    cast = w.dtype.type
     for j in range(lane(), bias.size, lanes()):
         s = np.float64(b[j])
         for i in range(len(TIMES)):

@@ -83,6 +83,7 @@ class _Team:
         self.turn = [_locked() for _ in range(lanes)]
         self.back = _locked()
         self.finished = [False] * lanes
+        self.flags = [False] * lanes
         self.site: list[tuple | None] = [None] * lanes
         self.results: list = [None] * lanes
         self.errors: list[BaseException | None] = [None] * lanes
@@ -166,6 +167,16 @@ def _sync() -> None:
     _here.team.wait(_call_sites(sys._getframe(1)))
 
 
+def _anywhere(flag: bool) -> bool:
+    """Flags of all lanes, each shown before a barrier and read after it."""
+    team = _here.team
+    team.flags[_here.lane] = bool(flag)
+    team.wait(_call_sites(sys._getframe(1)))
+    found = any(team.flags)
+    team.wait(_call_sites(sys._getframe(1)))
+    return found
+
+
 def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """The contract of `matmul`, element by element, so that the bits do not depend on the lanes."""
     for name, x in (("a", a), ("b", b)):
@@ -207,6 +218,7 @@ _HOOKS = {
     hooks.sync: _sync,
     hooks.matmul: _matmul,
     hooks.layer: _layer,
+    hooks.anywhere: _anywhere,
 }
 
 
