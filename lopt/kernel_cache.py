@@ -28,16 +28,21 @@ class CacheWarning(UserWarning):
     """Kernels cannot be kept on disk; every process compiles its own."""
 
 
-def jit(signature: Any = None, forceinline: bool = False) -> Callable[[Callable], Any]:
+def jit(
+    signature: Any = None, forceinline: bool = False, inline: str = "never"
+) -> Callable[[Callable], Any]:
     """Decorator: compile for the CPU on first use (now, if there is a signature), with the cache of this module.
 
+    Functions of one signature can be given to kernels as arguments; others need no entry for that.  inline: Numba's.
     The numpy error model: x / 0 is inf, and division vectorises.  With NUMBA_DISABLE_JIT the function stays as it is.
     """
 
     def decorate(function: Callable) -> Any:
         if config.DISABLE_JIT:
             return function
-        dispatcher = njit(error_model="numpy", forceinline=forceinline)(function)
+        dispatcher = njit(
+            error_model="numpy", forceinline=forceinline, inline=inline, no_cfunc_wrapper=signature is None
+        )(function)  # fmt: skip
         try:
             dispatcher._cache = KernelCache(function)
         except (RuntimeError, OSError):  # no place that can be written

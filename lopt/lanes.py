@@ -27,6 +27,7 @@ from lopt.tiles import row_sums, tiled_layer
 PARTIALS = 32  # partial sums of a reduction; fixed: its bits must not depend on the number of lanes
 
 kernel = jit()
+single_use = jit(inline="always")  # of one caller: saves a level of linking, where all is optimised once more
 inlined = jit(
     forceinline=True
 )  # pieces of a loop body: the loop vectorises; LLVM alone finds them too big

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from lopt.lanes import kernel, lane, lanes, matmul, sync
+from lopt.lanes import kernel, lane, lanes, matmul, single_use, sync
 from lopt.ops.dropout import thinned
 from lopt.ops.elementary import exp
 
@@ -94,7 +94,7 @@ def _column_softmax(p, scale, causal, top, total):
     sync()
 
 
-@kernel
+@single_use
 def attention_fwd(q, k, v, groups, length, causal, out, probs, scratch, noise, first):
     """Shapes: q, k, v (G T K,); out (G T K,), probs (G T T,) OVERWRITTEN; scratch (2 T + T T,).
 
@@ -123,7 +123,7 @@ def attention_fwd(q, k, v, groups, length, causal, out, probs, scratch, noise, f
         )
 
 
-@kernel
+@single_use
 def attention_bwd(q, k, v, probs, dout, groups, length, dq, dk, dv, scratch, noise, first):
     """dq, dk, dv OVERWRITTEN with the gradients, given that of out.
 

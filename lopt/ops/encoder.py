@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.lanes import kernel
+from lopt.lanes import kernel, single_use
 from lopt.ops.dropout import Dropout, mask_reference
 from lopt.ops.transformer import (
     Tensors,
@@ -85,7 +85,7 @@ def block_draws(spec, batch):
     return m * spec[HEADS] * spec[LENGTH] + 2 * m * spec[WIDTH]
 
 
-@kernel
+@single_use
 def encoder_fwd(spec, params, x, saved, work, noise):
     """Where the result lies: offset in `saved` of the last norm's result (M, D), the first thing that norm saves.
 
@@ -113,7 +113,7 @@ def encoder_fwd(spec, params, x, saved, work, noise):
     return s
 
 
-@kernel
+@single_use
 def encoder_bwd(spec, params, d, grad, saved, work, noise):
     """d (M, D), the gradient of the result, becomes that of x; grad (encoder_params,) OVERWRITTEN."""
     m, width = d.shape

@@ -1,6 +1,6 @@
 """GRU core (task set specification 1.7): nine tensors; the update gate multiplies the candidate."""
 
-from lopt.lanes import inlined, kernel, lane, lanes, matmul, sync
+from lopt.lanes import inlined, lane, lanes, matmul, single_use, sync
 from lopt.ops.elementary import sigmoid, tanh
 from lopt.ops.recurrent_parts import (
     add_into,
@@ -49,7 +49,7 @@ def block_of(params, k, inputs, width):
     return w, u, params[o + n + m : o + n + m + width]
 
 
-@kernel
+@single_use
 def gru_fwd(params, x, ids, hidden, gates, step, inputs):
     """One GRU over a whole window, keeping what the backward pass needs.
 
@@ -112,7 +112,7 @@ def _reset_row_bwd(r, before, drh, dbefore):
         r[q] = drh[q] * before[q] * gate * (one - gate)
 
 
-@kernel
+@single_use
 def gru_bwd(params, grad, x, ids, hidden, gates, dh, dbefore, step, inputs):
     """Gradients of all of `params` into grad (OVERWRITTEN), back through time.
 

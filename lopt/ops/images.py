@@ -8,7 +8,7 @@ step): crop row, crop column, flip_lr, flip_ud, brightness, saturation, hue, con
 import numpy as np
 
 from lopt import rng
-from lopt.lanes import inlined, kernel, lane, lanes, sync
+from lopt.lanes import inlined, kernel, lane, lanes, single_use, sync
 from lopt.ops.dense import from_byte, gather_examples
 
 # The image block: the first entries of data.sizes and of data.hyper.
@@ -18,7 +18,7 @@ _HEIGHT, _WIDTH, _CHANNELS, _CROP, _FLIP_LR, _FLIP_UD, _COLOUR, _IN_BYTES = rang
 _SCALE, _SHIFT, _BRIGHTNESS, _SATURATION, _HUE, _CONTRAST = range(IMAGE_HYPER)
 
 
-@kernel
+@single_use
 def gather_images(data, rows, stream, split, step, x):
     """x[r] = scale * a(image rows[r]) + shift with the augmentation a; data is not trained.
 

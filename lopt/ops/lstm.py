@@ -1,6 +1,6 @@
 """LSTM core (task set specification 1.7): one matrix for inputs and state, forget offset 1."""
 
-from lopt.lanes import inlined, kernel, lane, lanes, matmul, sync
+from lopt.lanes import inlined, lane, lanes, matmul, single_use, sync
 from lopt.ops.elementary import sigmoid, tanh
 from lopt.ops.recurrent_parts import (
     add_row,
@@ -42,7 +42,7 @@ def _output_row(o, cell, hidden):
         hidden[q] = o[q] * tanh(cell[q])
 
 
-@kernel
+@single_use
 def lstm_fwd(params, x, ids, hidden, cell, gates, step, inputs):
     """One LSTM over a whole window, keeping what the backward pass needs.
 
@@ -107,7 +107,7 @@ def _forget_row_bwd(f, before, dc):
         dc[q] *= gate
 
 
-@kernel
+@single_use
 def lstm_bwd(params, grad, x, ids, hidden, cell, gates, dh, dstep, dc, inputs):
     """Gradients of all of `params` into grad (OVERWRITTEN), back through time.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.lanes import kernel
+from lopt.lanes import kernel, single_use
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
 from lopt.ops.gelu import gelu_bwd, gelu_fwd, gelu_reference
 from lopt.ops.norm import norm_work
@@ -56,7 +56,7 @@ def mixing_work(batch, width, length, hidden):
     return batch * width * (2 * length + hidden) + norm_work(width)
 
 
-@kernel
+@single_use
 def mixing_part_fwd(x, params, saved, work, batch, hidden):
     """x (M, D) UPDATED."""
     m, c = x.shape
@@ -86,7 +86,7 @@ def mixing_part_fwd(x, params, saved, work, batch, hidden):
     add_into(x.reshape(n), back)
 
 
-@kernel
+@single_use
 def mixing_part_bwd(d, params, grad, saved, work, batch, hidden):
     """d (M, D) UPDATED; grad, the part's gradient, OVERWRITTEN."""
     m, c = d.shape

@@ -5,7 +5,7 @@ A core is described by five integers and works on one flat vector of its tensors
 that is trained.  Times are the leading axis throughout, so that each step is one matrix.
 """
 
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sync
 from lopt.ops.activations import reads_argument
 from lopt.ops.gru import gru_bwd, gru_fwd
 from lopt.ops.lstm import lstm_bwd, lstm_fwd
@@ -102,7 +102,7 @@ def set_rows(rows, value, trained):
     sync()
 
 
-@kernel
+@single_use
 def core_fwd(spec, params, x, ids, hidden, cell, gates, step):
     """Outputs hidden[1:] of a core for a window of inputs.
 
@@ -132,7 +132,7 @@ def core_fwd(spec, params, x, ids, hidden, cell, gates, step):
         )  # fmt: skip
 
 
-@kernel
+@single_use
 def core_bwd(spec, params, grad, x, ids, hidden, cell, gates, dh, step):
     """Gradients of params into grad (OVERWRITTEN), and of x into x unless inputs are one-hot.
 

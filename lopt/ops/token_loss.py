@@ -4,7 +4,7 @@ Logits of all positions at once would be the largest array of a word model by fa
 in blocks they stay in the cache, and a block's gradient is used up before the next is made.
 """
 
-from lopt.lanes import PARTIALS, inlined, kernel, lane, lanes, matmul, sum32, sync
+from lopt.lanes import PARTIALS, inlined, kernel, lane, lanes, matmul, single_use, sum32, sync
 from lopt.ops.elementary import exp, log
 from lopt.ops.recurrent_parts import add_into, add_row
 
@@ -63,7 +63,7 @@ def _row_sum(row):
     return total
 
 
-@kernel
+@single_use
 def token_cross_entropy(logits, b, targets, losses, scale):
     """losses[i] = log sum_v exp(l_iv + b_v) - l_i,target - b_target.
 
@@ -94,7 +94,7 @@ def token_cross_entropy(logits, b, targets, losses, scale):
     sync()
 
 
-@kernel
+@single_use
 def readout(h, w, b, targets, dh, dw, db, work, with_grad):
     """Mean cross-entropy of the targets under softmax(h w + b), and its gradients if asked for.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sync
 from lopt.ops.attention import (
     attention_backward_reference,
     attention_bwd,
@@ -142,7 +142,7 @@ def norm_bwd(params, saved, d, grad, work):
     )
 
 
-@kernel
+@single_use
 def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal, noise, first):
     """x (M, D) UPDATED."""
     m, c = x.shape
@@ -188,7 +188,7 @@ def attention_part_fwd(x, params, saved, work, batch, heads, inner, causal, nois
     add_into(x.reshape(m * c), thinned(y, noise.keep, noise, second, room))
 
 
-@kernel
+@single_use
 def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner, noise, first):
     """d (M, D) UPDATED; grad, the part's gradient, OVERWRITTEN."""
     m, c = d.shape
@@ -238,7 +238,7 @@ def attention_part_bwd(d, params, grad, saved, work, batch, heads, inner, noise,
     norm_dense_bwd(w, dqkv, params, saved, d, grad, work[3 * a :])
 
 
-@kernel
+@single_use
 def feed_forward_part_fwd(x, params, saved, work, hidden, noise, first):
     """x (M, D) UPDATED."""
     m, c = x.shape
@@ -264,7 +264,7 @@ def feed_forward_part_fwd(x, params, saved, work, hidden, noise, first):
     add_into(x.reshape(m * c), thinned(y, noise.keep, noise, first, room))
 
 
-@kernel
+@single_use
 def feed_forward_part_bwd(d, params, grad, saved, work, hidden, noise, first):
     """d (M, D) UPDATED; grad, the part's gradient, OVERWRITTEN."""
     m, c = d.shape
@@ -294,7 +294,7 @@ def feed_forward_part_bwd(d, params, grad, saved, work, hidden, noise, first):
     norm_dense_bwd(w, dz.reshape(m, hidden), params, saved, d, grad, work[m * hidden :])
 
 
-@kernel
+@single_use
 def norm_dense_bwd(w, dy, params, saved, d, grad, work):
     """d += the gradient of x through norm(x) w, given dy; the norm's part of grad OVERWRITTEN."""
     m, c = d.shape

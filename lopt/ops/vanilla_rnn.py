@@ -1,6 +1,6 @@
 """Vanilla recurrent core (task set specification 1.7): two matrices, two biases."""
 
-from lopt.lanes import inlined, kernel, lane, lanes, matmul, sync
+from lopt.lanes import inlined, lane, lanes, matmul, single_use, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.recurrent_parts import (
     add_into,
@@ -17,7 +17,7 @@ def _sum_row(a, s, bx, bh):
         a[q] += s[q] + bx[q] + bh[q]
 
 
-@kernel
+@single_use
 def vanilla_fwd(params, x, ids, hidden, gates, step, code, inputs):
     """h_t = f(x_t wx + bx + h_{t-1} wh + bh), f the activation `code`.
 
@@ -40,7 +40,7 @@ def vanilla_fwd(params, x, ids, hidden, gates, step, code, inputs):
         activate_fwd(a.reshape(size), hidden[t + 1].reshape(size), code)
 
 
-@kernel
+@single_use
 def vanilla_bwd(params, grad, x, ids, hidden, gates, dh, step, code, inputs):
     """Gradients of all of `params` into grad (OVERWRITTEN), back through time.
 

@@ -12,7 +12,7 @@ W' b', v_k c_k, w b.  Source: task set specification 1.6, 6.3, 6.4.
 """
 
 from lopt import rng
-from lopt.lanes import kernel, lane, lanes, sum32, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sum32, sync
 from lopt.ops.activations import SIGMOID, activate_bwd, activate_fwd, spare
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
@@ -35,7 +35,7 @@ _ACTIVATION, _VARIATIONAL, _LAYERS, _ENC_PARAMS, _DEC_PARAMS, _ENC_UNITS, _DEC_U
 _LATENTS, _MAPS = (IMAGE_SIZES + k for k in range(7, 9))
 
 
-@kernel
+@single_use
 def decoder_fwd(params, maps, code, batch, work, scratch):
     """Fills `work` behind s_0: t_1 s_1 | ... | t_L s_L, each (B, height, width, channels), s_k = f(t_k).
 
@@ -65,7 +65,7 @@ def decoder_fwd(params, maps, code, batch, work, scratch):
         activate_fwd(work[t:h], work[h : h + m], code)
 
 
-@kernel
+@single_use
 def decoder_bwd(params, grad, maps, code, batch, work, scratch):
     """grad OVERWRITTEN with the gradient of params, s_0 with that of s_0.
 
@@ -136,7 +136,7 @@ def join_channels(planes, out):
     sync()
 
 
-@kernel
+@single_use
 def reconstruct(x, raw, planes, terms, partials):
     """Mean of (sigmoid(raw) - x)^2; raw OVERWRITTEN with its gradient.  Shapes: x, raw, scratch planes (B, n)."""
     batch, n = x.shape
@@ -150,7 +150,7 @@ def reconstruct(x, raw, planes, terms, partials):
     return loss
 
 
-@kernel
+@single_use
 def surprise(x, near, raw, planes, terms, partials):
     """Mean over the batch of -log p(near), less its constant; raw OVERWRITTEN with its gradient.
 

@@ -12,7 +12,7 @@ channels); with batch norm as h_0 | xhat_1 y_1 h_1 | ..., xhat what is left of z
 Source: task set specification 3.4 and 3.5.
 """
 
-from lopt.lanes import kernel
+from lopt.lanes import kernel, single_use
 from lopt.ops.activations import activate_bwd, activate_fwd, spare
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.images import IMAGE_SIZES, gather_images
@@ -44,7 +44,7 @@ def norm_size(maps, norm):
     return norm * (total + norm_work(widest))
 
 
-@kernel
+@single_use
 def conv_stack_fwd(params, maps, code, bias, norm, batch, work, room, scratch):
     """Fills `work` behind h_0.
 
@@ -84,7 +84,7 @@ def conv_stack_fwd(params, maps, code, bias, norm, batch, work, room, scratch):
         activate_fwd(work[z:h], work[h : h + m], code)
 
 
-@kernel
+@single_use
 def conv_stack_bwd(params, grad, maps, code, bias, norm, batch, work, room, scratch):
     """grad OVERWRITTEN with the gradient of params.
 

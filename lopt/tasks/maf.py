@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt import rng
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sync
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
@@ -86,7 +86,7 @@ def mask_gradient(grad, widths, cuts):
     sync()
 
 
-@kernel
+@single_use
 def affine_fwd(y, out, terms):
     """x = (y - t) w with w = e^-s and s clipped to [-5, 3]; terms[j] += sum of column j of s.
 
@@ -107,7 +107,7 @@ def affine_fwd(y, out, terms):
     sync()
 
 
-@kernel
+@single_use
 def affine_bwd(out, dv, scale):
     """Gradients of one block, given dv of its result x; the loss has scale * sum of s.
 

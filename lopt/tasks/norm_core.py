@@ -7,7 +7,7 @@ readout with its bias.
 import numpy as np
 
 from lopt import rng
-from lopt.lanes import kernel, lane, lanes, matmul, sync
+from lopt.lanes import kernel, lane, lanes, matmul, single_use, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd, from_byte, gather_examples
 from lopt.ops.dropout import drop
@@ -45,7 +45,7 @@ def copy_reference(examples, in_bytes, scale, shift, x):
     sync()
 
 
-@kernel
+@single_use
 def norm_layer_fwd(kind, counted, eps, gamma, beta, kept, y, partials):
     """y = norm of the matrix that `kept` begins with; kept (M m + M + m,) becomes xhat | rstd for the backward pass."""
     rows, m = y.shape
@@ -58,7 +58,7 @@ def norm_layer_fwd(kind, counted, eps, gamma, beta, kept, y, partials):
         batch_norm_fwd(xhat, counted, gamma, beta, eps, xhat, rstd, y, partials)
 
 
-@kernel
+@single_use
 def norm_layer_bwd(kind, counted, eps, gamma, kept, d, dgamma, dbeta, partials):
     """d, the gradient of y, becomes that of the matrix."""
     rows, m = d.shape
@@ -80,7 +80,7 @@ def layer_ends(sizes, n, m):
     return a, b, c, c + sizes[_BETA] * m
 
 
-@kernel
+@single_use
 def hidden_fwd(params, data, total, x, room, stream, purpose, step, first, sums):
     """h = f(drop(norm(x w + b))).
 
@@ -110,7 +110,7 @@ def hidden_fwd(params, data, total, x, room, stream, purpose, step, first, sums)
     activate_fwd(y, h, sizes[_ACTIVATION])
 
 
-@kernel
+@single_use
 def hidden_bwd(params, grad, data, total, x, room, d, stream, purpose, step, first, sums):
     """Gradient of the layer's parameters into grad (OVERWRITTEN); d, that of h, becomes that of x w + b.
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.errors import TaskError
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sync
 from lopt.ops.activations import ACTIVATIONS
 from lopt.ops.elementary import exp
 from lopt.ops.images import IMAGE_SIZES
@@ -46,7 +46,7 @@ _ACTIVATION, _DIMENSION, _BLOCKS, _LAYERS, _SIZE, _UNITS, _WIDTHS = (
 )
 
 
-@kernel
+@single_use
 def coupling_fwd(v, out, terms):
     """Last e columns of v <- (v - t) w with w = e^-s; terms[d + j] += sum of column j of s.
 
@@ -65,7 +65,7 @@ def coupling_fwd(v, out, terms):
     sync()
 
 
-@kernel
+@single_use
 def coupling_bwd(v, out, dv, scale):
     """Gradients of one coupling, given dv of its result; the loss has scale * sum of s.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.lanes import Returned, kernel, lane, lanes, sync
+from lopt.lanes import Returned, kernel, lane, lanes, single_use, sync
 from lopt.ops.activations import activate_bwd, activate_fwd
 from lopt.ops.conv import conv_bwd, conv_bwd_input, conv_fwd
 from lopt.ops.dense import dense_bwd, dense_bwd_input, dense_fwd
@@ -103,7 +103,7 @@ def ends_of(unit):
     return a, b, b + c, b + 2 * c
 
 
-@kernel
+@single_use
 def unit_fwd(params, net, k):
     """What unit k makes of its input, and the maximum behind the stem."""
     unit = net.units[k]
@@ -141,7 +141,7 @@ def unit_fwd(params, net, k):
         max_pool_fwd(h.reshape(shape), POOL_SIDE, POOL_STRIDE, input_of(net, net.units[1]).array)
 
 
-@kernel
+@single_use
 def unit_bwd(params, grad, net, d_maps, k):
     """Gradients of what unit k makes and of its parameters (OVERWRITTEN) from that of its h, or of a shortcut's y.
 
