@@ -16,7 +16,7 @@ from numba import types
 
 from lopt import rng
 from lopt.errors import TaskError, unknown
-from lopt.lanes import kernel, lane, lanes, sum32, sync
+from lopt.lanes import Returned, apart, kernel, lane, lanes, sum32, sync
 from lopt.layout import Layout
 from lopt.registry import spec
 from lopt.task import Task, TaskData
@@ -120,15 +120,11 @@ def evaluate_augmented(
     Shapes: as `lopt.task.Task` has them; memory (memory_size,) UPDATED by calls with gradient, which must come once for
     every step from 0 on; work (work_size,) scratch.
     """
-    if augment.settings[ACTIVE] == 0.0:
-        return evaluate(
-            params, grad, task_data, rows, stream, split, step, task_work, with_grad
-        )  # fmt: skip
-    n = params.size
-    at = params
-    delay = int(augment.settings[DELAY])
+    apart()
+    n, at = params.size, params
+    active, delay = augment.settings[ACTIVE] != 0.0, int(augment.settings[DELAY])
     if delay > 0 and with_grad != 0:
-        at = remembered(params, memory, delay, step)
+        at = remembered(params, memory, delay, step).array
     if augment.scale.size > 0:
         inner = work[:n]
         for i in range(lane(), n, lanes()):
@@ -136,14 +132,14 @@ def evaluate_augmented(
         sync()
         at = inner
     loss = evaluate(at, grad, task_data, rows, stream, split, step, task_work, with_grad)
-    if with_grad != 0:
+    if active and with_grad != 0:
         change_gradient(grad, augment, stream, step, work)
-    return loss * augment.settings[LOSS_SCALE]
+    return loss * augment.settings[LOSS_SCALE] if active else loss
 
 
 @kernel
 def remembered(params, memory, delay, step):
-    """The parameters of `delay` steps ago, or of step 0; those of this step are kept.  (N,), a view of memory."""
+    """The parameters of `delay` steps ago, or of step 0; those of this step are kept.  `Returned` (N,), a view of memory."""
     n = params.size
     places = delay + 1
     now = (step % places) * n
@@ -151,7 +147,7 @@ def remembered(params, memory, delay, step):
         memory[now + i] = params[i]
     sync()
     then = ((step - delay) % places) * n if step >= delay else 0
-    return memory[then : then + n]
+    return Returned(memory[then : then + n])
 
 
 @kernel

@@ -24,6 +24,8 @@ DIVERGED = ("drop", "clip")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("cpu", "cuda")
 
+SHORT_KEYS = {"device": "train.device"}  # in overrides
+
 # A resumed run may change how long it goes on and how often it saves, nothing else.
 RESUMABLE_KEYS = (
     "train.outer_steps",
@@ -239,7 +241,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """A configuration with some keys replaced, each given as "dotted.key=value".
 
     Values are TOML; a bare word counts as a string; list elements are addressed by number, as in
-    `tasks.0.weight=2`.
+    `tasks.0.weight=2`.  `device=cuda` is short for `train.device=cuda`.
 
     Raises:
         ConfigError: not of that form, an unknown key, or a refused value.
@@ -247,7 +249,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     tree = _plain(config)
     for override in overrides:
         key, equals, text = override.partition("=")
-        path = key.strip().split(".")
+        path = SHORT_KEYS.get(key.strip(), key.strip()).split(".")
         if not equals or not all(path):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
         _assign(tree, path, _parse_value(override, text.strip()))

@@ -78,7 +78,6 @@ def lanes() -> int:
     return 1
 
 
-def sync() -> None:
 def team() -> int:
     """Index of this team, 0 <= team() < teams()."""
     return 0
@@ -89,10 +88,10 @@ def teams() -> int:
     return 1
 
 
+def sync() -> None:
     """Wait until all lanes of the team arrive; nothing on the CPU."""
 
 
-def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 def anywhere(flag: bool) -> bool:
     """Whether `flag` is true on any lane.  All lanes call it; it synchronises."""
     return flag
@@ -105,6 +104,7 @@ def apart() -> None:
     """
 
 
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """out = a @ b.  All lanes call it; it synchronises before and after.
 
     Shapes: a (m, k), b (k, n), each C- or F-contiguous; out (m, n) C-contiguous, OVERWRITTEN, distinct from a and b.
@@ -155,9 +155,6 @@ def _lanes_cpu():
     return lambda: 1
 
 
-@overload(sync, target="cpu")
-def _sync_cpu():
-    return lambda: None
 @overload(team, target="cpu")
 def _team_cpu():
     return lambda: 0
@@ -170,9 +167,9 @@ def _teams_cpu():
 
 
 
-@overload(matmul, target="cpu")
-def _matmul_cpu(a, b, out):
-    def impl(a, b, out):
+@overload(sync, target="cpu")
+def _sync_cpu():
+    return lambda: None
 @overload(anywhere, target="cpu")
 def _anywhere_cpu(flag):
     return lambda flag: flag
@@ -185,6 +182,9 @@ def _apart_cpu():
 
         np.dot(a, b, out)
 
+@overload(matmul, target="cpu")
+def _matmul_cpu(a, b, out):
+    def impl(a, b, out):
     return impl
 
 

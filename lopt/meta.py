@@ -13,10 +13,11 @@ import numpy as np
 
 from lopt import rng
 from lopt.comm import Comm
+from lopt.cuda_rollout import Job
 from lopt.errors import ConfigError, TaskError
-from lopt.es.problem import Window
+from lopt.es.problem import Request, Window
 from lopt.optimizer import Optimizer
-from lopt.rollout import Particle, Runner, Schedule
+from lopt.rollout import Particle, Runner, Schedule, runner_on
 from lopt.task import OUTER_VALID, Task
 
 SCALE_SEED = 2**32 - 1  # an address of its own, so that scales do not depend on the run's seed
@@ -102,7 +103,8 @@ class MetaProblem:
             )
         self.opt, self.seed = opt, seed
         self.n_theta = opt.theta_layout.size
-        self._runners = [Runner(task, opt, schedule, device) for task in tasks]
+        self._runners = [runner_on(device, task, opt, schedule) for task in tasks]
+        self.batched = device == "cuda"
         self._scales = [initial_scale(runner) for runner in self._runners]
         self._cumulative = np.cumsum(np.asarray(weights, float) / np.sum(weights))
         self._horizon, self._truncation, self._objective = horizon, truncation, objective
@@ -155,9 +157,32 @@ class MetaProblem:
         particle = Particle(state["params"], state["state"], state["status"], state["memory"], t0)
         runner = self._runners[group]
         _, outer = runner.advance(theta, particle, steps, rng.stream(self.seed, episode, pair))
+        return Window(self._loss(group, outer, steps), _pack(particle), particle.diverged, steps)
+
+    def _loss(self, group: int, outer: np.ndarray, steps: int) -> float:
         terms = self._objective.of(self._scales[group].normalise(outer))
-        loss = float(terms.mean()) * steps / self._truncation
-        return Window(loss, _pack(particle), particle.diverged, steps)
+        return float(terms.mean()) * steps / self._truncation
+
+    def run_many(self, requests: Sequence[Request]) -> list[Window]:
+        """`run` of each, on a GPU: one launch for each task, all tasks side by side."""
+        tasks: dict[int, list[int]] = {}
+        for i, r in enumerate(requests):
+            tasks.setdefault(self.group(r.episode, r.pair), []).append(i)
+        launches = {
+            group: self._runners[group].launch([self._job(requests[i]) for i in members])
+            for group, members in tasks.items()
+        }
+        windows = {}
+        for group, members in tasks.items():
+            for i, done in zip(members, launches[group].results(), strict=True):
+                steps = requests[i].steps
+                loss = self._loss(group, done.outer_loss, steps)
+                windows[i] = Window(loss, done.particle, done.diverged, steps)
+        return [windows[i] for i in range(len(requests))]
+
+    def _job(self, r: Request) -> Job:
+        stream = rng.stream(self.seed, r.episode, r.pair)
+        return Job(*r.theta.recipe, r.state, r.t0, r.steps, stream)
 
 
 def _step_seconds(runner: Runner, theta: np.ndarray) -> float:

@@ -21,13 +21,14 @@ from lopt.augment import (
     memory_size,
 )
 from lopt.augment import work_size as augment_work_size
-from lopt.errors import DeviceError, UsageError, unknown
-from lopt.lanes import entry_point, kernel, lane, lanes, pin_blas_threads, sync
+from lopt.errors import UsageError, unknown
+from lopt.lanes import anywhere, apart, entry_point, kernel, lane, lanes, pin_blas_threads, sync
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
 from lopt.task import EVALUATE_SIG, INNER_VALID, OUTER_VALID, TASK_DATA_TYPE, TRAIN, Task
 
 OK, CEILING, DIVERGED = range(3)
 STATUS_NAMES = ("ok", "ceiling", "diverged")
+DEVICES = ("cpu", "cuda")
 
 # Slots of the int64 status array: flag, inner step at which it was first set, evaluations spent.
 FLAG, FLAG_STEP, EVALUATIONS = range(3)
@@ -44,14 +45,14 @@ class Buffers(NamedTuple):
 
 
 @kernel
-def count_nonfinite(x):
-    """Number of elements of x that are NaN or infinite; every lane counts all of them."""
+def has_nonfinite(x):
+    """Whether an element of x is NaN or infinite; known to every lane."""
     big = x.dtype.type(3.0e38)
     bad = 0
-    for i in range(x.size):
+    for i in range(lane(), x.size, lanes()):
         if not (abs(x[i]) <= big):
             bad += 1
-    return bad
+    return anywhere(bad > 0)
 
 
 @kernel
@@ -62,6 +63,13 @@ def zero_nonfinite(x):
         if not (abs(x[i]) <= big):
             x[i] = x.dtype.type(0.0)
     sync()
+
+
+@kernel
+def one_step(step, theta, params, grad, state, loss, is_valid, opt_data, work):
+    """`step` of an optimizer; callers pass a typed `is_valid`: CUDA compiles anew for each literal."""
+    apart()
+    return step(theta, params, grad, state, loss, is_valid, opt_data, work)
 
 
 @kernel
@@ -76,8 +84,8 @@ def split_loss(
         )
         sync()
         loss = evaluate_augmented(
-            evaluate, params, buffers.grad, task_data, buffers.rows, stream, split, j,
-            buffers.task_work, 0, augment, buffers.grad, buffers.augment_work,
+            evaluate, params, buffers.grad, task_data, buffers.rows, stream, np.int64(split), np.int64(j),
+            buffers.task_work, np.int64(0), augment, buffers.grad, buffers.augment_work,
         )  # fmt: skip
         if not (loss <= ceiling):
             loss = ceiling
@@ -133,22 +141,42 @@ def inner_training(
                 ceiling,
                 buffers,
             )
-            step(theta, params, buffers.grad, state, valid, 1, opt_data, buffers.opt_work)
+            one_step(
+                step,
+                theta,
+                params,
+                buffers.grad,
+                state,
+                valid,
+                np.int64(1),
+                opt_data,
+                buffers.opt_work,
+            )
         loss = ceiling
         if alive:
             rng.integers_into(buffers.rows, splits[0], splits[1], stream, rng.BATCH + TRAIN, t)
             sync()
             loss = evaluate_augmented(
-                evaluate, params, buffers.grad, task_data, buffers.rows, stream, TRAIN, t,
-                buffers.task_work, 1, augment, memory, buffers.augment_work,
+                evaluate, params, buffers.grad, task_data, buffers.rows, stream, np.int64(TRAIN), np.int64(t),
+                buffers.task_work, np.int64(1), augment, memory, buffers.augment_work,
             )  # fmt: skip
-            alive = math.isfinite(loss) and count_nonfinite(buffers.grad) == 0
+            alive = math.isfinite(loss) and not has_nonfinite(buffers.grad)
             clipped = not (loss <= ceiling)
             if clipped:
                 loss = ceiling
             if alive:
-                code = step(theta, params, buffers.grad, state, loss, 0, opt_data, buffers.opt_work)
-                alive = code == 0 and count_nonfinite(params) == 0
+                code = one_step(
+                    step,
+                    theta,
+                    params,
+                    buffers.grad,
+                    state,
+                    loss,
+                    np.int64(0),
+                    opt_data,
+                    buffers.opt_work,
+                )
+                alive = code == 0 and not has_nonfinite(params)
             sync()
             if lane() == 0:
                 status[EVALUATIONS] += 1
@@ -257,8 +285,7 @@ class Particle:
 class Runner:
     """A task and an optimizer, with the scratch to run them; advances particles."""
 
-    def __init__(self, task: Task, opt: Optimizer, schedule: Schedule, device: str = "cpu") -> None:
-        check_device(device)
+    def __init__(self, task: Task, opt: Optimizer, schedule: Schedule) -> None:
         pin_blas_threads()
         self.task, self.opt, self.schedule = task, opt, schedule
         self._opt_data = opt.opt_data(task.layout)
@@ -305,19 +332,20 @@ class Runner:
         )  # fmt: skip
 
 
-def check_device(device: str) -> None:
-    """Refuse a device this build cannot run on.
+def runner_on(device: str, task: Task, opt: Optimizer, schedule: Schedule) -> Runner:
+    """A runner of a device: "cpu", or "cuda" for the GPU of this process.
 
     Raises:
         UsageError: unknown device name.
         DeviceError: a known device that is not available here; never a silent fallback.
     """
-    if device not in ("cpu", "cuda"):
-        raise UsageError(unknown("device", device, ("cpu", "cuda")))
-    if device == "cuda":
-        raise DeviceError(
-            "device 'cuda': rollouts on a GPU are not available in this version; use 'cpu'"
-        )
+    if device not in DEVICES:
+        raise UsageError(unknown("device", device, DEVICES))
+    if device == "cpu":
+        return Runner(task, opt, schedule)
+    from lopt.cuda_rollout import CudaRunner  # numba-cuda is loaded when a GPU is asked for
+
+    return CudaRunner(task, opt, schedule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +382,7 @@ def rollout(
         theta: (D,) meta-parameters; the optimizer's initial ones if omitted.
         steps: inner steps T.
         seed: address of initial parameters and batches; equal seeds give equal bits.
-        device: "cpu" ("cuda" is refused in this version).
+        device: "cpu", or "cuda": on one thread block of a GPU; many at once are for meta-training.
         schedule: when validation losses are taken, and the loss ceiling.
 
     Raises:
@@ -364,7 +392,7 @@ def rollout(
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
     theta = opt.init_theta() if theta is None else opt.check_theta(theta)
-    runner = Runner(task, opt, schedule or Schedule(), device)
+    runner = runner_on(device, task, opt, schedule or Schedule())
     stream = rng.stream(seed)
     particle = runner.start(theta, stream)
     train, outer = runner.advance(theta, particle, steps, stream)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from lopt import config as cfg
-from lopt import store
+from lopt import cuda_device, store
 from lopt.augment import AugmentedTask
 from lopt.comm import Comm, SerialComm
 from lopt.errors import LostPairsError
@@ -99,12 +99,14 @@ class Trainer:
 
     def __init__(self, config: cfg.Config, comm: Comm) -> None:
         self.config, self.comm = config, comm
+        if config.train.device == "cuda":
+            cuda_device.select(comm.node_rank, comm.node_size)
         self.problem = meta_problem(config)
         self.layout = self.problem.opt.theta_layout
         self.estimator = make_estimator(config.es, self.problem, comm, config.train.seed)
         self.outer = OuterOptimizer(config.outer, self.layout, config.train.outer_steps)
         self.theta = self.problem.opt.init_theta(config.train.seed)
-        if comm.size > 1 and len(self.problem.tasks) > 1:
+        if comm.size > 1 and len(self.problem.tasks) > 1 and not self.problem.batched:
             self.problem.time_tasks(self.theta, comm)
         self.es_state = self.estimator.init(self.theta)
         self.outer_state = self.outer.init(self.theta)

@@ -215,7 +215,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("divergence not flagged", "rollout.py",
      "status[FLAG] = DIVERGED", "status[FLAG] = CEILING", ENDS + "[nan loss]"),
     ("NaN in a gradient passed on", "rollout.py",
-     " and count_nonfinite(buffers.grad) == 0", "", ENDS + "[nan gradient]"),
+     " and not has_nonfinite(buffers.grad)", "", ENDS + "[nan gradient]"),
     ("losses not normalised", "meta.py",
      "return (loss - self.low) / (self.high - self.low)", "return loss",
      META + "normalised_losses_are_1_before_training_and_0_at_the_lowest"),

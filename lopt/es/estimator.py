@@ -17,9 +17,10 @@ from lopt.errors import ConfigError, UsageError, unknown
 from lopt.es.facts import Facts
 from lopt.es.noise import Counter, Noise, Table, shared_table
 from lopt.es.pairs import Members, NodeTable, exchange, refuse_many_lost
-from lopt.es.perturbation import NodeSum, perturbed, streams
+from lopt.es.perturbation import NodeSum, streams
 from lopt.es.problem import UnrolledProblem
 from lopt.es.shaping import Shaping, ShapingState
+from lopt.es.variant import Perturbed
 
 
 class Estimate(NamedTuple):
@@ -138,11 +139,9 @@ class Estimator(abc.ABC):
         table = streams(self.seed, outer, self.pairs)
         return self._sum.rebuild(lambda out, start: self._noise.add(out, start, coefs, table))
 
-    def _perturbed(self, theta: np.ndarray, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _perturbed(self, theta: np.ndarray, stream: np.ndarray) -> Perturbed:
         """theta of both members of the pair with that address."""
-        z = np.empty(theta.size, np.float32)
-        self._noise.fill(z, stream)
-        return perturbed(theta, self.sigma, z)
+        return Perturbed(theta, self.sigma, self._noise, stream)
 
 
 @dataclasses.dataclass

@@ -22,7 +22,7 @@ to a new particle, and its xi starts AT the current z (starting at 0 would leave
 own perturbation).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,11 @@ from lopt.comm import Comm
 from lopt.errors import ConfigError, unknown
 from lopt.es.estimator import Estimate, Estimator
 from lopt.es.facts import Facts
-from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members
+from lopt.es.pairs import DIVERGED, RAISED, HandOut, Members, Outcome, share_out
 from lopt.es.perturbation import sum_rows
-from lopt.es.problem import Particle, UnrolledProblem
+from lopt.es.problem import Particle, Request, UnrolledProblem
 from lopt.es.shaping import ShapingState
+from lopt.es.variant import Perturbed, Variant
 from lopt.es.windowed import Job, Unrolled, Windowed
 
 WHOLE = 2**31  # windows: more than any episode has
@@ -81,19 +82,27 @@ class Full(Estimator):
         horizon, groups, cost = self._known.rows(range(self.pairs), row).T
         record.groups, record.inner_steps = groups.astype(np.int64), 2 * int(horizon.sum())
         losses = np.zeros((self.pairs, 2))
-        for i in self._work.take(cost * horizon):
-            losses[i] = self._pair(record.members, theta, outer_step, i, int(horizon[i]))
+        mine = self._mine(cost * horizon, record.members)
+        asked = (self._asked(record.members, theta, outer_step, i, int(horizon[i])) for i in mine)
+        for i, done in record.members.carry_out(asked):
+            losses[i] = [loss for loss, _ in done]
         coefs, state = self._coefficients(record, losses, outer_step, state)
         return record.estimate(self._sum_normals(outer_step, coefs), losses), state
 
-    def _pair(
+    def _mine(self, costs: np.ndarray, members: Members) -> Iterable[int]:
+        """This rank's pairs: those it is free for, or, where all are run at once, those it is given."""
+        if not members.batched:
+            return self._work.take(costs)
+        owners = share_out(costs.tolist(), [0.0] * self.comm.size)
+        return [i for i, owner in enumerate(owners) if owner == self.comm.rank]
+
+    def _asked(
         self, members: Members, theta: np.ndarray, episode: int, pair: int, steps: int
-    ) -> list[float]:
-        losses = []
-        for th in self._perturbed(theta, rng.stream(self.seed, episode, pair)):
-            start = members.start(th, episode, pair)
-            losses.append(members.run(th, start, episode, pair, 0, steps)[0])
-        return losses
+    ) -> tuple[int, list[Request]]:
+        both = self._perturbed(theta, rng.stream(self.seed, episode, pair)).members()
+        starts = [members.start(th.array, episode, pair) for th in both]
+        asked = zip(both, starts, strict=True)
+        return pair, [Request(th, start, episode, pair, 0, steps) for th, start in asked]
 
     def gather_state(self, state: ShapingState) -> dict[str, np.ndarray] | None:
         """Named arrays on rank 0, None elsewhere."""
@@ -103,15 +112,6 @@ class Full(Estimator):
         """Inverse of `gather_state`."""
         self._check_theta(theta)
         return self.shaping.load(arrays)
-
-
-def _go_on(
-    job: Job, thetas: tuple[np.ndarray, np.ndarray], before: list[Particle] | None
-) -> tuple[list[float], list[Particle | None]]:
-    """Both members go on from where they stand, or start: NRES and PES."""
-    starts = before or [job.start(th) for th in thetas]
-    done = [job.run(th, start) for th, start in zip(thetas, starts, strict=True)]
-    return [loss for loss, _ in done], [particle for _, particle in done]
 
 
 class Nres(Windowed):
@@ -128,11 +128,6 @@ class Nres(Windowed):
 
     def _drawn(self, state: Unrolled, outer_step: int) -> np.ndarray:
         return state.episode
-
-    def _window(
-        self, job: Job, theta: np.ndarray, before: list[Particle] | None
-    ) -> tuple[list[float], list[Particle | None]]:
-        return _go_on(job, self._perturbed(theta, job.stream), before)
 
 
 class Gpes(Windowed):
@@ -176,11 +171,6 @@ class Gpes(Windowed):
         windows = state.t // self.truncation
         since = windows % self._block
         return (state.episode + windows) - since
-
-    def _window(
-        self, job: Job, theta: np.ndarray, before: list[Particle] | None
-    ) -> tuple[list[float], list[Particle | None]]:
-        return _go_on(job, self._perturbed(theta, job.stream), before)
 
     def _gradient(self, coefs: np.ndarray, state: Unrolled, outer_step: int) -> np.ndarray:
         state.xi[state.t == 0] = 0
@@ -238,15 +228,16 @@ class Truncated(Windowed):
     def _drawn(self, state: Unrolled, outer_step: int) -> int:
         return outer_step
 
-    def _window(
-        self, job: Job, theta: np.ndarray, before: list[Particle] | None
-    ) -> tuple[list[float], list[Particle | None]]:
-        mean = before[0] if before else job.start(theta)
-        losses = []
-        for th in self._perturbed(theta, job.stream):
-            copy = None if mean is None else {key: array.copy() for key, array in mean.items()}
-            losses.append(job.run(th, copy)[0])
-        loss, mean = job.run(theta, mean)
+    def _asked(self, job: Job, pair: Perturbed, before: list[Particle] | None) -> list[Request]:
+        """Both members from copies of the unperturbed particle, then that one itself."""
+        still = Variant(pair, 0)
+        mean = before[0] if before else job.start(still)
+        copies = [mean and {key: array.copy() for key, array in mean.items()} for _ in range(2)]
+        both = [job.of(theta, copy) for theta, copy in zip(pair.members(), copies, strict=True)]
+        return [*both, job.of(still, mean)]
+
+    def _told(self, done: list[Outcome]) -> tuple[list[float], list[Particle | None]]:
+        losses, (loss, mean) = [found for found, _ in done[:2]], done[2]
         if not np.isfinite(loss):  # nothing to go on from: the pair is lost
             losses = [RAISED if np.isinf(loss) else DIVERGED] * 2
         return losses, [mean]

@@ -7,16 +7,19 @@ non-finite number that also says why; adding zeros leaves it alone, so the reaso
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lopt.comm import Comm, slice_of
 from lopt.errors import LostPairsError
-from lopt.es.problem import Particle, UnrolledProblem
+from lopt.es.problem import Particle, Request, UnrolledProblem, Window
 from lopt.lanes import kernel
 
 DIVERGED, RAISED = math.nan, math.inf  # what stands in the exchange for a lost member
+
+Outcome = tuple[float, Particle | None]
+"""Loss of a member, not finite if it is lost, and its particle afterwards."""
 
 
 @dataclasses.dataclass
@@ -39,19 +42,48 @@ class Members:
         except Exception as error:
             return self._note(error)
 
-    def run(
-        self, theta: np.ndarray, state: Particle | None, episode: int, pair: int, t0: int, n: int
-    ) -> tuple[float, Particle | None]:
-        """Loss of n inner steps and the particle after them; a lost member's loss is not finite."""
+    @property
+    def batched(self) -> bool:
+        """Whether the problem wants all requests of a rank at once."""
+        return getattr(self.problem, "batched", False)
+
+    def carry_out(
+        self, asked: Iterable[tuple[int, list[Request]]]
+    ) -> Iterator[tuple[int, list[Outcome]]]:
+        """What became of the requests of pair after pair: each pair's before the next is asked for, or all at once."""
+        if not self.batched:
+            for pair, requests in asked:
+                yield pair, [self._run(request) for request in requests]
+            return
+        pairs = list(asked)
+        done = iter(self._run_many([request for _, requests in pairs for request in requests]))
+        for pair, requests in pairs:
+            yield pair, [next(done) for _ in requests]
+
+    def _run(self, request: Request) -> Outcome:
+        theta, state, *rest = request
         if state is None:
             return RAISED, None
         try:
-            window = self.problem.run(theta, state, episode, pair, t0, n)
-            loss, lost = float(window.loss), bool(window.lost)
-            if window.inner_steps != n and not lost:
-                raise ValueError(f"run made {window.inner_steps} of {n} inner steps")
+            return self._judged(self.problem.run(theta.array, state, *rest), request.steps)
         except Exception as error:
             return RAISED, self._note(error)
+
+    def _run_many(self, requests: list[Request]) -> list[Outcome]:
+        able = [r for r in requests if r.state is not None]
+        try:
+            windows = iter(self.problem.run_many(able) if able else [])
+            return [
+                (RAISED, None) if r.state is None else self._judged(next(windows), r.steps)
+                for r in requests
+            ]
+        except Exception as error:
+            return [(RAISED, self._note(error))] * len(requests)
+
+    def _judged(self, window: Window, steps: int) -> Outcome:
+        loss, lost = float(window.loss), bool(window.lost)
+        if window.inner_steps != steps and not lost:
+            raise ValueError(f"run made {window.inner_steps} of {steps} inner steps")
         if not math.isfinite(loss) or (lost and not self.clip_diverged):
             return DIVERGED, None
         return loss + 0.0, window.state  # -0.0 becomes 0.0, as it would by adding other ranks' 0.0

@@ -9,11 +9,14 @@ numbers of an episode follow from that address, so both members of the pair see 
 A window never crosses the end of an episode: a reset falls between two windows, never inside one.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-Particle = dict[str, np.ndarray]
+from lopt.es.variant import Variant
+
+Particle = Mapping[str, np.ndarray]
 """State of one member of a pair: named arrays, all that is needed to go on with its episode."""
 
 
@@ -32,6 +35,20 @@ class Window(NamedTuple):
     state: Particle
     lost: bool
     inner_steps: int
+
+
+class Request(NamedTuple):
+    """What one member of a pair is to do: inner steps [t0, t0 + steps) of an episode.
+
+    state   the particle at t0; None if it could not be made
+    """
+
+    theta: Variant
+    state: Particle | None
+    episode: int
+    pair: int
+    t0: int
+    steps: int
 
 
 class UnrolledProblem(Protocol):
@@ -60,3 +77,15 @@ class UnrolledProblem(Protocol):
         self, theta: np.ndarray, state: Particle, episode: int, pair: int, t0: int, steps: int
     ) -> Window:
         """Inner steps [t0, t0 + steps) of the episode; `state` may be changed and returned."""
+
+
+class BatchedProblem(UnrolledProblem, Protocol):
+    """A problem that runs many members at once, for devices that need thousands to be busy.
+
+    batched   True: estimators call `run_many` with all of a rank's requests instead of `run` with each
+    """
+
+    batched: bool
+
+    def run_many(self, requests: Sequence[Request]) -> list[Window]:
+        """What `run` gives for each, none without a state; an exception loses all of them."""

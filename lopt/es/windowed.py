@@ -18,10 +18,11 @@ import numpy as np
 
 from lopt import rng
 from lopt.es.estimator import Estimate, Estimator
-from lopt.es.pairs import Members, share_out
+from lopt.es.pairs import Members, Outcome, share_out
 from lopt.es.perturbation import streams
-from lopt.es.problem import Particle
+from lopt.es.problem import Particle, Request
 from lopt.es.shaping import ShapingState
+from lopt.es.variant import Perturbed, Variant
 
 SAVED = ("episode", "t", "end")  # group, cost and owner follow
 CUT = 1  # inner word of the address of a first episode's cut; a problem's draws of HORIZON have 0
@@ -56,25 +57,21 @@ class Unrolled:
 
 
 class Job(NamedTuple):
-    """One window of one pair: inner steps [t0, t0 + steps) of its episode.
-
-    `stream` is the address of the perturbation in use.
-    """
+    """One window of one pair: inner steps [t0, t0 + steps) of its episode."""
 
     members: Members
-    stream: np.ndarray
     episode: int
     pair: int
     t0: int
     steps: int
 
-    def start(self, theta: np.ndarray) -> Particle | None:
+    def start(self, theta: Variant) -> Particle | None:
         """A particle at inner step 0; None if that failed."""
-        return self.members.start(theta, self.episode, self.pair)
+        return self.members.start(theta.array, self.episode, self.pair)
 
-    def run(self, theta: np.ndarray, state: Particle | None) -> tuple[float, Particle | None]:
-        """Loss of the window (not finite: lost) and the particle after it."""
-        return self.members.run(theta, state, self.episode, self.pair, self.t0, self.steps)
+    def of(self, theta: Variant, state: Particle | None) -> Request:
+        """The window of one member."""
+        return Request(theta, state, self.episode, self.pair, self.t0, self.steps)
 
 
 class Windowed(Estimator):
@@ -87,16 +84,19 @@ class Windowed(Estimator):
     def _drawn(self, state: Unrolled, outer_step: int) -> int | np.ndarray:
         """Outer step at which the perturbation in use was drawn: one for all pairs, or (P,)."""
 
-    @abc.abstractmethod
-    def _window(
-        self, job: Job, theta: np.ndarray, before: list[Particle] | None
-    ) -> tuple[list[float], list[Particle | None]]:
-        """Losses of + and - in the job's window, and the pair's particles after it.
+    def _asked(self, job: Job, pair: Perturbed, before: list[Particle] | None) -> list[Request]:
+        """What is to be run in the job's window; here both members, from where they stand or from the start.
 
         Args:
-            theta: (D,) float32, unperturbed.
             before: the pair's particles, None at the start of an episode.
         """
+        both = pair.members()
+        starts = before or [job.start(theta) for theta in both]
+        return [job.of(theta, start) for theta, start in zip(both, starts, strict=True)]
+
+    def _told(self, done: list[Outcome]) -> tuple[list[float], list[Particle | None]]:
+        """Losses of + and -, and the pair's particles, from what became of `_asked`."""
+        return [loss for loss, _ in done], [particle for _, particle in done]
 
     def _gradient(self, coefs: np.ndarray, state: Unrolled, outer_step: int) -> np.ndarray:
         """Coefficients (P,) to gradient (D,)."""
@@ -129,10 +129,14 @@ class Windowed(Estimator):
         record.inner_steps = self.runs * int(steps.sum())
         table = streams(self.seed, self._drawn(state, outer_step), self.pairs)
         losses, after = np.zeros((self.pairs, 2)), {}
-        for i in np.flatnonzero(state.owner == self.comm.rank).tolist():
-            window = int(state.episode[i]), i, int(state.t[i]), int(steps[i])
-            job = Job(record.members, table[i], *window)
-            losses[i], after[i] = self._window(job, theta, state.particles.get(i))
+        mine = np.flatnonzero(state.owner == self.comm.rank).tolist()
+
+        def asked(i: int) -> tuple[int, list[Request]]:
+            job = Job(record.members, int(state.episode[i]), i, int(state.t[i]), int(steps[i]))
+            return i, self._asked(job, self._perturbed(theta, table[i]), state.particles.get(i))
+
+        for i, done in record.members.carry_out(map(asked, mine)):
+            losses[i], after[i] = self._told(done)
         coefs, state.shaping = self._coefficients(record, losses, outer_step, state.shaping)
         grad = self._gradient(coefs, state, outer_step)
         state.t += steps

@@ -11,7 +11,7 @@ from lopt.arch.mlp_optimizer import mlp_optimizer_step
 from lopt.arch.sgd import momentum_step, sgd_step
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.optimizer import OptData
-from lopt.rollout import count_nonfinite
+from lopt.rollout import has_nonfinite
 from lopt.task import TRAIN, TaskData
 from lopt.tasks.mlp import mlp_evaluate
 
@@ -155,7 +155,7 @@ def learned_optimizer_evaluate(params, grad, data, rows, stream, split, step, wo
                 if counts:
                     total += value if value <= ceiling else ceiling
                 if alive and training:
-                    alive = math.isfinite(value) and count_nonfinite(g) == 0
+                    alive = math.isfinite(value) and not has_nonfinite(g)
                     sync()
                 if alive and training:
                     if code == SGD:
@@ -166,7 +166,7 @@ def learned_optimizer_evaluate(params, grad, data, rows, stream, split, step, wo
                         status = adam_step(theta, w, g, state, value, 0, opt, opt_work)
                     else:
                         status = mlp_optimizer_step(theta, w, g, state, value, 0, opt, opt_work)
-                    alive = status == 0 and count_nonfinite(w) == 0
+                    alive = status == 0 and not has_nonfinite(w)
                     sync()
         found = total / (rows.size * steps)
         found = (found - np.float64(hyper[SHIFT])) * np.float64(hyper[FACTOR])

@@ -38,6 +38,12 @@ def arguments_of(case: str) -> tuple:
 # `cuda` in this module's namespace is the simulator's block while a kernel of it runs.
 
 
+def plain(x):
+    """The NumPy array in a simulated one, anything else as it is."""
+    x = getattr(x, "_item", x)
+    return getattr(x, "_ary", x)
+
+
 def _lane():
     return cuda.threadIdx.x
 
@@ -50,6 +56,10 @@ def _sync():
     cuda.syncthreads()
 
 
+def _anywhere(flag):
+    return bool(cuda.syncthreads_or(flag))
+
+
 def _matmul(a, b, out):
     cuda.syncthreads()
     for i in range(cuda.threadIdx.x, out.size, cuda.blockDim.x):
@@ -57,13 +67,36 @@ def _matmul(a, b, out):
     cuda.syncthreads()
 
 
-_HOOKS = {lanes.lane: _lane, lanes.lanes: _lanes, lanes.sync: _sync, lanes.matmul: _matmul}
+def _layer(x, w, bias, out, n, floor):
+    cuda.syncthreads()
+    for q in range(cuda.threadIdx.x, out.shape[0] * n, cuda.blockDim.x):
+        j, i = divmod(q, n)
+        start = bias[j] if bias.ndim == 1 else bias[j, i]
+        out[j, i] = np.fmax(np.dot(w[: x.shape[0], j], x[:, i]) + start, floor)
+    cuda.syncthreads()
+
+
+HOOKS = {
+    lanes.lane: _lane, lanes.lanes: _lanes, lanes.sync: _sync, lanes.anywhere: _anywhere, lanes.matmul: _matmul,
+    lanes.layer: _layer, lanes.team: lambda: cuda.blockIdx.x, lanes.teams: lambda: cuda.gridDim.x,
+}  # fmt: skip
+
+
+def entry(body):
+    """A kernel of the simulator for an interpreted function of arrays and numbers."""
+
+    @cuda.jit
+    def run(*arguments):
+        with np.errstate(all="ignore"):
+            body(*[plain(a) for a in arguments])
+
+    return run
 
 
 def simulate(case: str, count: int) -> dict[str, np.ndarray]:
     """One launch of one block."""
     cls, arguments = arguments_of(case)
-    core = interpreted(cls.core, _HOOKS)
+    core = interpreted(cls.core, HOOKS)
     returned = np.full(count, np.nan)
 
     @cuda.jit
