@@ -31,13 +31,16 @@ def vector_unit() -> tuple[int, int]:
     return 16, 32 if triple.startswith("aarch64") else 16
 
 
-def tiled_layer(itemsize: int) -> Callable[..., None]:
-    """`lopt.lanes.layer` for numbers of that size, ready to be compiled: tiles side by side, narrow ones at the end."""
+def tiled_layer(itemsize: int, per_column: bool) -> Callable[..., None]:
+    """`lopt.lanes.layer` for numbers of that size, ready to be compiled: tiles side by side, narrow ones at the end.
+
+    per_column: the bias has a column for each example.
+    """
     size, registers = vector_unit()
     rows, vectors, width = 4, registers // 8, size // itemsize  # half of the registers hold sums
     columns, pair = vectors * width, 2 * rows
-    tile, tile_of_two = (make_tile(r, vectors, width, False) for r in (rows, 2))
-    last_pair, last, last_row = (make_tile(r, 1, width, True) for r in (pair, rows, 1))
+    tile, tile_of_two = (make_tile(r, vectors, width, False, per_column) for r in (rows, 2))
+    last_pair, last, last_row = (make_tile(r, 1, width, True, per_column) for r in (pair, rows, 1))
 
     def layer(x, w, bias, out, n, floor):
         m = out.shape[0]
@@ -78,10 +81,12 @@ def row_sums(itemsize: int, partial_sums: int, squares: bool) -> Callable[..., N
     return sums
 
 
-def make_tile(rows: int, vectors: int, width: int, masked: bool) -> Callable[..., None]:
+def make_tile(
+    rows: int, vectors: int, width: int, masked: bool, per_column: bool
+) -> Callable[..., None]:
     """A function tile(x, w, bias, out, n, floor, i, j) that computes out[j : j + rows, i : i + vectors * width].
 
-    Arrays as in `lopt.lanes.layer`.  masked: columns from n on are left out.
+    Arrays as in `lopt.lanes.layer`.  masked: columns from n on are left out.  per_column: so is the bias.
     """
 
     @intrinsic
@@ -96,8 +101,12 @@ def make_tile(rows: int, vectors: int, width: int, masked: bool) -> Callable[...
             masks = [v.below(count, c * width) if masked else None for c in range(vectors)]
             sums = [[v.variable() for _ in range(vectors)] for _ in range(rows)]
             for r in range(rows):
-                start = v.splat(builder.load(bias.at(builder.add(j, _I64(r)))))
+                row = builder.add(j, _I64(r))
                 for c in range(vectors):
+                    if per_column:
+                        start = v.load(bias.at(row, i), c, masks[c])
+                    else:
+                        start = v.splat(builder.load(bias.at(row)))
                     builder.store(start, sums[r][c])
             with cgutils.for_range(builder, x.size(0)) as loop:
                 values = [v.load(x.at(loop.index, i), c, masks[c]) for c in range(vectors)]

@@ -31,19 +31,32 @@ def layer_arguments(depth: int, m: int, n: int, dtype: type, floor: float) -> tu
     return x, w, bias, np.full((m, n + 2), 7.0, dtype), n, dtype(floor)
 
 
+def bias_per_column(m: int, n: int, dtype: type) -> np.ndarray:
+    """A bias of its own for every example, NaN beyond."""
+    bias = rng.normals((m + 1) * (n + 1), rng.stream(4), rng.TASK, 3)
+    bias = bias.reshape(m + 1, n + 1).astype(dtype)
+    bias[m:], bias[:, n:] = np.nan, np.nan
+    return bias
+
+
 # Whole tiles, their edges, one row or column, more rows than fit, for all vector units there are.
 LAYERS = [(23, 32, 128), (28, 4, 100), (5, 7, 77), (1, 1, 1), (3, 13, 64), (32, 2, 33), (2, 9, 16)]
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [(np.float32, 6e-8), (np.float64, 1.1e-16)])
 @pytest.mark.parametrize("floor", [0.0, -0.5, -np.inf])
+@pytest.mark.parametrize("per_column", [False, True])
 @pytest.mark.parametrize("shape", LAYERS)
-def test_layer_is_a_product_a_bias_and_a_floor(shape, floor: float, dtype, eps: float) -> None:
+def test_layer_is_a_product_a_bias_and_a_floor(
+    shape, per_column: bool, floor: float, dtype, eps: float
+) -> None:
     x, w, bias, out, n, low = layer_arguments(*shape, dtype, floor)
     depth, m = shape[:2]
+    bias = bias_per_column(m, n, dtype) if per_column else bias
     call_layer(x, w, bias, out, n, low)
-    exact = w[:depth, :m].T.astype(np.float64) @ x[:, :n] + bias[:m, None]
-    size = np.abs(w[:depth, :m].T) @ np.abs(x[:, :n]) + np.abs(bias[:m, None])
+    added = bias[:m, :n] if per_column else bias[:m, None]
+    exact = w[:depth, :m].T.astype(np.float64) @ x[:, :n] + added
+    size = np.abs(w[:depth, :m].T) @ np.abs(x[:, :n]) + np.abs(added)
     assert (np.abs(out[:, :n] - np.maximum(exact, floor)) <= (depth + 1) * eps * size).all()
     assert (out[:, n:] == 7.0).all()
 
@@ -69,6 +82,9 @@ def test_bits_of_a_column_of_a_layer_do_not_depend_on_the_others(shape) -> None:
 
 def test_layer_does_not_depend_on_the_lanes() -> None:
     lane_scheduler.check(call_layer, lambda: layer_arguments(5, 7, 10, np.float32, 0.0))
+    x, w, _, out, n, low = layer_arguments(5, 7, 10, np.float32, 0.0)
+    per_column = bias_per_column(7, 10, np.float32)
+    lane_scheduler.check(call_layer, lambda: (x, w, per_column, out.copy(), n, low))
     with pytest.raises(LaneError, match="out shares memory with x"):
         x = np.zeros((4, 4), np.float32)
         lane_scheduler.run(call_layer, (x, x.copy(), x[0].copy(), x, 4, x[0, 0]), 2)

@@ -6,52 +6,76 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.arch.factored import COLUMNS, factored_moments, factoring
-from lopt.arch.mlp_optimizer import PerParameterOptimizer, normalise, update_momenta
+from lopt.arch.adafac_features import (
+    DECAYS,
+    FACTORED,
+    FULL,
+    N_DECAYS,
+    N_FEATURES,
+    TABLE,
+    VECTORS,
+    Moments,
+    features,
+    spread_over_block,
+    tensor_of,
+    update_accumulators,
+    update_tensor_moments,
+)
+from lopt.arch.factored import factoring, runs_of
+from lopt.arch.mlp_optimizer import PerParameterOptimizer
 from lopt.arch.per_parameter import (
     BLOCK,
     KEPT,
     TIMES,
-    TINY,
+    Scratch,
     apply_direction,
     clear_rows,
     hidden_layers,
+    inverse_rms,
     network,
     place_of,
     scratch_of,
+    scratch_size,
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
-from lopt.lanes import add_row_squares, kernel, lane, lanes, sync
+from lopt.lanes import (
+    add_row_squares,
+    add_square_partials,
+    clear_partials,
+    fold_partials,
+    kernel,
+    lane,
+    lanes,
+    matmul,
+    sync,
+)
 from lopt.layout import Layout
 from lopt.optimizer import register_optimizer
 
-N_DECAYS = 3  # momenta, and factored second moments; one full second moment beside them
-N_FEATURES = 28
-VECTORS = 2  # derived from each factored moment: its factor and 1 / sqrt(moment + 1e-8)
-
-# data.sizes = (hidden,), n_tensors, COLUMNS per tensor, then per parameter the place of its row and column mean
+# data.sizes = (hidden, most means of a factored tensor), n_tensors, TABLE per tensor, then the starts of runs
 # data.hyper = (step_mult, mag_rate, log(1 - d0) of momenta (3), of v, of factored moments (3))
 # state = m (3 N) | v (N) | per decay: rows and columns (or full moment) of all tensors | t
 
 
-class Tensor(NamedTuple):
-    """One tensor: its place, and how its second moment is factored."""
+class Folded(NamedTuple):
+    """Scratch of the first layer."""
 
-    offset: int
-    size: int
-    own: int  # place of its moments among those of all tensors
-    n_rows: int  # row means; 0 if not factored
-    n_moments: int  # row and column means, or the full moment
+    totals: np.ndarray  # (FULL, 1) inverse RMS of the inputs
+    vector_totals: np.ndarray  # (4, 3) of row means, column means and their inverse roots
+    bias: np.ndarray  # (H,) of time
+    means: np.ndarray  # (H, rows and columns) bias of every row and column
+    block: np.ndarray  # (H, BLOCK) bias of a block's parameters
 
 
-@kernel
-def tensor_of(table, at):
-    """The Tensor that starts at an entry of the table."""
-    rest, factored = table[at + 7] * table[at + 9], table[at + 2] != 0
-    n_rows = rest * table[at + 5] if factored else 0
-    n_moments = n_rows + rest * table[at + 3] if factored else table[at + 1]
-    return Tensor(table[at], table[at + 1], table[at + 11], n_rows, n_moments)
+class Views(NamedTuple):
+    """Scratch, and the moments of the state."""
+
+    decays: np.ndarray  # (7, 2) d and 1 - d of m (3), of v, of factored moments (3)
+    fresh: np.ndarray  # (all means,) moments of this step
+    moments: Moments
+    folded: Folded
+    scratch: Scratch
 
 
 @kernel
@@ -61,161 +85,82 @@ def learned_decay(log_one_minus, shift):
 
 
 @kernel
-def update_second_moment(grad, v, decay):
-    """v <- d v + (1 - d) g^2."""
-    cast = grad.dtype.type
-    d, a, tiny, zero = cast(decay), cast(1.0 - decay), cast(TINY), cast(0.0)
-    for i in range(lane(), grad.size, lanes()):
-        new = d * v[i] + a * (grad[i] * grad[i])
-        v[i] = new if new > tiny else zero
-    sync()
+def inverse_rms_of(values, partials):
+    """1 / sqrt(1e-5 + mean square), on every lane; partials is scratch of 32."""
+    cast = values.dtype.type
+    clear_partials(partials)
+    add_square_partials(values, values.size, partials)
+    return cast(1.0) / math.sqrt(cast(1e-5) + fold_partials(partials) / cast(values.size))
 
 
 @kernel
-def new_moments(fresh, grad, table, at, tensor):
-    """fresh = row and column means of g^2 + 1e-30 of one tensor, or all of it if not factored."""
-    cast = grad.dtype.type
-    eps, g = cast(1e-30), grad[tensor.offset : tensor.offset + tensor.size]
-    for i in range(lane(), tensor.n_moments, lanes()):
-        fresh[i] = cast(0.0)
-    sync()
-    if tensor.n_rows > 0:
-        rows, columns = fresh[: tensor.n_rows], fresh[tensor.n_rows : tensor.n_moments]
-        factored_moments(grad, rows, columns, table, at, cast(0.0), eps, tensor.offset)
-    else:
-        for i in range(lane(), tensor.size, lanes()):
-            fresh[i] = g[i] * g[i] + eps
-        sync()
-
-
-@kernel
-def mix_moments(moments, fresh, decay):
-    """moments <- d moments + (1 - d) fresh."""
-    cast = moments.dtype.type
-    d, a = cast(decay), cast(1.0 - decay)
-    for i in range(lane(), moments.size, lanes()):
-        moments[i] = d * moments[i] + a * fresh[i]
-    sync()
-
-
-@kernel
-def derive(factors, inverses, moments, n_rows, nb):
-    """Per row and column mean, what features need: factors, and inverses = 1 / sqrt(moment + 1e-8).
-
-    Factor of a row: 1 / sqrt(max(row / (mean of the rows over axis b + 1e-9), 1e-9)), of a column
-    1 / sqrt(max(column, 1e-9)).  nb: length of axis b, along which rows are contiguous.
-    """
-    cast = moments.dtype.type
-    one, floor = cast(1.0), cast(1e-9)
-    for i in range(lane(), moments.size, lanes()):
-        inverses[i] = one / math.sqrt(moments[i] + cast(1e-8))
-    for i in range(n_rows + lane(), moments.size, lanes()):
-        factors[i] = one / math.sqrt(max(moments[i], floor))
-    for r in range(lane(), n_rows // nb, lanes()):
-        mean = cast(0.0)
-        for j in range(nb):
-            mean += moments[r * nb + j]
-        mean = mean / cast(nb) + floor
-        for j in range(nb):
-            factors[r * nb + j] = one / math.sqrt(max(moments[r * nb + j] / mean, floor))
-    sync()
-
-
-@kernel
-def adam_like_features(rows, count, params, grad, m, v, offset):
-    """Rows 0-9: g, w, m (3), v, m / sqrt(v + 1e-6) (3), 1 / sqrt(v + 1e-6)."""
-    n = params.size
-    one, eps = params.dtype.type(1.0), params.dtype.type(1e-6)
-    w, g, u = (
-        params[offset : offset + count],
-        grad[offset : offset + count],
-        v[offset : offset + count],
-    )
-    row_g, row_w, row_v, row_inverse = rows[0], rows[1], rows[5], rows[9]
-    for i in range(lane(), count, lanes()):
-        row_g[i] = g[i]
-        row_w[i] = w[i]
-        row_v[i] = u[i]
-        row_inverse[i] = one / math.sqrt(u[i] + eps)
+def fold_means(folded, moments, tensor, w, partials):
+    """Bias of every row and column of a factored tensor: what its means and their inverse roots add to the first layer."""
+    n_rows, end = tensor.n_rows, tensor.n_moments
+    totals = folded.vector_totals
     for k in range(N_DECAYS):
-        row_m, row_normalised = rows[2 + k], rows[6 + k]
-        mk = m[k * n + offset : k * n + offset + count]
-        for i in range(lane(), count, lanes()):
-            row_m[i] = mk[i]
-            row_normalised[i] = mk[i] * row_inverse[i]
+        values = moments.values[k, tensor.own : tensor.own + end]
+        inverses = moments.inverses[k, tensor.own : tensor.own + end]
+        a = inverse_rms_of(values[:n_rows], partials)
+        b = inverse_rms_of(values[n_rows:], partials)
+        c = inverse_rms_of(inverses[:n_rows], partials)
+        d = inverse_rms_of(inverses[n_rows:], partials)
+        if lane() == 0:
+            totals[0, k], totals[1, k], totals[2, k], totals[3, k] = a, b, c, d
+    sync()
+    for h in range(folded.bias.size):
+        out, start = folded.means[h], folded.bias[h]
+        for i in range(lane(), end, lanes()):
+            out[i] = start if i < n_rows else out.dtype.type(0.0)
+        for k in range(N_DECAYS):
+            values = moments.values[k, tensor.own : tensor.own + end]
+            inverses = moments.inverses[k, tensor.own : tensor.own + end]
+            row, row_inverse = w[13 + k, h] * totals[0, k], w[19 + k, h] * totals[2, k]
+            column, column_inverse = w[16 + k, h] * totals[1, k], w[22 + k, h] * totals[3, k]
+            for i in range(lane(), end, lanes()):
+                a = row if i < n_rows else column
+                b = row_inverse if i < n_rows else column_inverse
+                out[i] += a * values[i] + b * inverses[i]
     sync()
 
 
 @kernel
-def factored_features(rows, count, k, moments, factors, inverses, row_of, column_of, n_rows):
-    """Rows 10-27 of decay k of a factored tensor: preconditioned g, means, 1 / sqrt of means, preconditioned m."""
-    g, m = rows[0], rows[2 + k]
-    preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
-    row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
-    for i in range(lane(), count, lanes()):
-        r, c = row_of[i], n_rows + column_of[i]
-        both = factors[r] * factors[c]
-        preconditioned_g[i] = g[i] * both
-        row_mean[i] = moments[r]
-        column_mean[i] = moments[c]
-        row_inverse[i] = inverses[r]
-        column_inverse[i] = inverses[c]
-        preconditioned_m[i] = m[i] * both
-    sync()
-
-
-@kernel
-def full_features(rows, count, k, moments):
-    """The same rows for a tensor with fewer than two axes: its full second moment in both places."""
-    cast = rows.dtype.type
-    one, small, floor, eps = cast(1.0), cast(1e-8), cast(1e-9), cast(1e-6)
-    g, m = rows[0], rows[2 + k]
-    preconditioned_g, row_mean, column_mean = rows[10 + k], rows[13 + k], rows[16 + k]
-    row_inverse, column_inverse, preconditioned_m = rows[19 + k], rows[22 + k], rows[25 + k]
-    for i in range(lane(), count, lanes()):
-        moment = moments[i]
-        r = one / math.sqrt(moment + small)
-        preconditioned_g[i] = g[i] / math.sqrt(max(moment + floor, floor))
-        row_mean[i] = moment
-        column_mean[i] = moment
-        row_inverse[i] = r
-        column_inverse[i] = r
-        preconditioned_m[i] = m[i] / math.sqrt(moment + eps)
-    sync()
-
-
-@kernel
-def all_features(rows, count, params, grad, state, derived, tensor, places, start):
-    """The 28 rows of `count` parameters from `start`; derived (per decay: factors, inverses), places (2 N,)."""
-    n = params.size
-    adam_like_features(rows, count, params, grad, state, state[N_DECAYS * n :], start)
-    moments = state[(N_DECAYS + 1) * n : state.size - 1]
-    stride = moments.size // N_DECAYS
-    for k in range(N_DECAYS):
-        own = moments[k * stride + tensor.own : k * stride + tensor.own + tensor.n_moments]
-        if tensor.n_rows > 0:
-            at = VECTORS * k * stride + tensor.own
-            factored_features(
-                rows, count, k, own, derived[at:], derived[at + stride :], places[start : start + count],
-                places[n + start : n + start + count], tensor.n_rows,
-            )  # fmt: skip
+def fold_weights(scaled, w, totals, factored):
+    """First matrix for the rows of `features`, their 1 / RMS (FULL, 1) folded in; see the note at the top."""
+    hidden = scaled.shape[1]
+    for c in range(FACTORED if factored else FULL):
+        row, f = scaled[c], totals[c, 0]
+        source = w[c] if c < 13 else w[c + 12] if c < FACTORED else w[c - 3] if c < 19 else w[c]
+        if c < FACTORED:
+            for j in range(lane(), hidden, lanes()):
+                row[j] = f * source[j]
         else:
-            first = start - tensor.offset
-            full_features(rows, count, k, own[first : first + count])
+            twin = w[c] if c < 19 else w[c + 3]
+            for j in range(lane(), hidden, lanes()):
+                row[j] = f * (source[j] + twin[j])
+    sync()
 
 
 @kernel
-def update_tensor_moments(grad, state, derived, fresh, table, at, tensor, hyper, shifts):
-    """Factored moments of one tensor for all decays, and what is derived from them."""
-    moments = state[(N_DECAYS + 1) * grad.size : state.size - 1]
-    stride = moments.size // N_DECAYS
-    new_moments(fresh, grad, table, at, tensor)
-    for k in range(N_DECAYS):
-        own = moments[k * stride + tensor.own : k * stride + tensor.own + tensor.n_moments]
-        mix_moments(own, fresh, learned_decay(hyper[6 + k], shifts[N_DECAYS + 1 + k]))
-        if tensor.n_rows > 0:
-            at_k = VECTORS * k * stride + tensor.own
-            derive(derived[at_k:], derived[at_k + stride :], own, tensor.n_rows, table[at + 5])
+def first_layer(net, scratch, folded, moments, tensor):
+    """Weights and biases of a tensor's first layer, from the sums of squares of its inputs."""
+    matmul(scratch.squares, scratch.ones, folded.totals)
+    inverse_rms(folded.totals, folded.totals, tensor.size)
+    fold_weights(scratch.scaled, net.first, folded.totals, tensor.n_rows > 0)
+    if tensor.n_rows > 0:
+        fold_means(folded, moments, tensor, net.first, scratch.squares[0])
+
+
+@kernel
+def move_block(params, rows, net, scratch, folded, tensor, starts, start, step_mult, mag_rate):
+    """The MLP of every parameter of a block from `start`: update them."""
+    count = params.size
+    if tensor.n_rows > 0:
+        spread_over_block(folded.block, folded.means, 0, tensor, starts, start, count, False)
+        hidden_layers(scratch, rows[:FACTORED], count, scratch.scaled, folded.block, net)
+    else:
+        hidden_layers(scratch, rows, count, scratch.scaled, folded.bias, net)
+    apply_direction(params, scratch, net, step_mult, mag_rate)
 
 
 @kernel
@@ -223,53 +168,70 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
     """One step; validation calls change nothing."""
     if is_valid != 0:
         return 0
-    hyper, n, hidden = data.hyper, params.size, data.sizes[0]
-    table = data.sizes[1:]
-    places = table[1 + COLUMNS * table[0] :]
+    hyper, n, hidden, most = data.hyper, params.size, data.sizes[0], data.sizes[1]
+    table = data.sizes[2:]
+    starts = table[1 + TABLE * table[0] :]
     t = np.float64(state[state.size - 1])
     net = network(theta, N_FEATURES + len(TIMES), hidden, 2)
-    shifts = theta[theta.size - (2 * N_DECAYS + 1) :]
-    stride = (state.size - 1 - (N_DECAYS + 1) * n) // N_DECAYS
-    a = hidden + N_FEATURES
-    bias, totals = work[:hidden], work[hidden:a].reshape(N_FEATURES, 1)
-    decays, fresh = work[a : a + N_DECAYS], work[a + N_DECAYS : a + N_DECAYS + stride]
-    a += N_DECAYS + stride
-    derived = work[a : a + VECTORS * N_DECAYS * stride]
-    scratch = scratch_of(work[a + derived.size :], N_FEATURES, hidden)
-
-    for k in range(lane(), N_DECAYS, lanes()):
-        decays[k] = work.dtype.type(learned_decay(hyper[2 + k], shifts[k]))
-    sync()
-    update_momenta(grad, state[: N_DECAYS * n], decays, N_DECAYS)
-    v = state[N_DECAYS * n : (N_DECAYS + 1) * n]
-    update_second_moment(grad, v, learned_decay(hyper[5], shifts[N_DECAYS]))
-    tanh_time_bias(bias, net.first, net.first_bias, N_FEATURES, t)
+    decays, fresh, moments, folded, scratch = views_of(state, work, n, hidden, most)
+    for k in range(lane(), DECAYS, lanes()):
+        decay = learned_decay(hyper[2 + k], theta[theta.size - DECAYS + k])
+        rounded = work.dtype.type(decay)
+        decays[k, 0] = rounded
+        decays[k, 1] = 1.0 - (rounded if k < N_DECAYS else decay)
+    tanh_time_bias(folded.bias, net.first, net.first_bias, N_FEATURES, t)
     step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
     for j in range(table[0]):
-        tensor = tensor_of(table, 1 + COLUMNS * j)
-        offset, size = tensor.offset, tensor.size
+        at = 1 + TABLE * j
+        tensor = tensor_of(table, at)
+        offset, end = tensor.offset, tensor.offset + tensor.size
+        used = FACTORED if tensor.n_rows > 0 else FULL
         update_tensor_moments(
-            grad, state, derived, fresh, table, 1 + COLUMNS * j, tensor, hyper, shifts
+            grad, moments, fresh, table, at, tensor, starts, decays, scratch.squares
         )
         clear_rows(scratch.squares)
-        for start in range(offset, offset + size, BLOCK):
-            rows = scratch.rows[place_of(n, offset, j, start)]
-            count = min(BLOCK, offset + size - start)
-            all_features(rows, count, params, grad, state, derived, tensor, places, start)
-            add_row_squares(rows, count, scratch.squares)
+        for start in range(offset, end, BLOCK):
+            rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
+            update_accumulators(grad, state, decays, start, count)
+            features(rows, count, params, grad, state, moments, tensor, starts, start)
+            add_row_squares(rows[:used], count, scratch.squares)
             sync()
-        normalise(net, scratch, totals, size)
-        for start in range(offset, offset + size, BLOCK):
-            count = min(BLOCK, offset + size - start)
-            rows = scratch.rows[place_of(n, offset, j, start)]
+        first_layer(net, scratch, folded, moments, tensor)
+        for start in range(offset, end, BLOCK):
+            rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
             if n > KEPT:
-                all_features(rows, count, params, grad, state, derived, tensor, places, start)
-            hidden_layers(scratch, rows, count, scratch.scaled, bias, net)
-            apply_direction(params[start : start + count], scratch, net, step_mult, mag_rate)
+                features(rows, count, params, grad, state, moments, tensor, starts, start)
+            own = params[start : start + count]
+            move_block(own, rows, net, scratch, folded, tensor, starts, start, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()
     return 0
+
+
+@kernel
+def views_of(state, work, n, hidden, most):
+    """The Views of a state of n parameters, and of work."""
+    stride = (state.size - 1 - (N_DECAYS + 1) * n) // N_DECAYS
+    a = 2 * DECAYS
+    b = a + stride
+    c = b + N_DECAYS * stride
+    d = c + N_DECAYS * stride
+    e = d + FULL
+    f = e + 4 * N_DECAYS
+    g = f + hidden
+    h = g + hidden * most
+    k = h + hidden * BLOCK
+    values = state[(N_DECAYS + 1) * n : state.size - 1].reshape(N_DECAYS, stride)
+    factors, inverses = work[b:c].reshape(N_DECAYS, stride), work[c:d].reshape(N_DECAYS, stride)
+    folded = Folded(
+        work[d:e].reshape(FULL, 1), work[e:f].reshape(4, N_DECAYS), work[f:g],
+        work[g:h].reshape(hidden, most), work[h:k].reshape(hidden, BLOCK),
+    )  # fmt: skip
+    scratch = scratch_of(work[k:], FULL, hidden)
+    return Views(
+        work[:a].reshape(DECAYS, 2), work[a:b], Moments(values, factors, inverses), folded, scratch
+    )
 
 
 @register_optimizer("adafac_mlp")
@@ -320,15 +282,16 @@ class AdafacMlp(PerParameterOptimizer):
         return np.array([self.step_mult, self.mag_rate, *logs], np.float32)
 
     def sizes(self, layout: Layout) -> np.ndarray:
-        table, own = [self.hidden, len(layout)], 0
-        places = []
+        table, starts, own, runs, most = [], [], 0, 0, 0
         for shape, offset, size in zip(layout.shapes, layout.offsets, layout.sizes, strict=True):
-            axes = factoring(shape) if size > 0 else None
-            table += [offset, size, int(axes is not None), *(axes or (0,) * 8), own]
-            own += _moments(shape, size)
-            places.append(_places(axes, size))
-        maps = np.concatenate(places, axis=1).reshape(-1) if places else np.zeros(0, np.int64)
-        return np.concatenate([np.array(table, np.int64), maps])
+            axes, count = (factoring(shape) if size > 0 else None), _moments(shape, size)
+            steps, first = runs_of(shape, axes) if axes else ((1, 0, 0), np.zeros((0, 2), np.int64))
+            table += [offset, size, int(axes is not None), *(axes or (0,) * 8), own, *steps, runs]
+            starts.append(first)
+            own, runs = own + count, runs + len(first)
+            most = max(most, count) if axes else most
+        head = np.array([self.hidden, most, len(layout), *table], np.int64)
+        return np.concatenate([head, *(first.reshape(-1) for first in starts)])
 
     def _n_moments(self, layout: Layout) -> int:
         return sum(_moments(s, n) for s, n in zip(layout.shapes, layout.sizes, strict=True))
@@ -337,24 +300,13 @@ class AdafacMlp(PerParameterOptimizer):
         return (N_DECAYS + 1) * layout.size + N_DECAYS * self._n_moments(layout) + 1
 
     def work_size(self, layout: Layout) -> int:
+        most = int(self.sizes(layout)[1])
         vectors = 1 + VECTORS * N_DECAYS  # this step's moments, and what is derived for each decay
-        return super().work_size(layout) + N_DECAYS + vectors * self._n_moments(layout)
+        small = 2 * DECAYS + FULL + 4 * N_DECAYS + self.hidden * (1 + most + BLOCK)
+        network_size = scratch_size(FULL, self.hidden, layout.size, len(layout))
+        return small + vectors * self._n_moments(layout) + network_size
 
 
 def _moments(shape: tuple[int, ...], size: int) -> int:
     axes = factoring(shape)
     return size if axes is None or size == 0 else size // axes[0] + size // axes[2]
-
-
-def _places(axes: tuple[int, ...] | None, size: int) -> np.ndarray:
-    """(2, size) index of each parameter's row mean and column mean within its tensor; 0 where unfactored."""
-    if axes is None:
-        return np.zeros((2, size), np.int64)
-    na, sa, nb, sb, n1, s1, n2, s2 = axes
-    at = np.arange(size)
-    along = [
-        (at // s) % n if s else np.zeros(size, np.int64)
-        for n, s in ((na, sa), (nb, sb), (n1, s1), (n2, s2))
-    ]
-    rest = along[2] * n2 + along[3]
-    return np.stack([rest * nb + along[1], rest * na + along[0]])
