@@ -117,13 +117,15 @@ def layer(
 ) -> None:
     """out = max(w^T x + bias, floor), a layer whose n examples are columns.  All lanes call it; it synchronises as `matmul`.
 
-    Shapes: x (K, >= n), w (>= K, >= m), bias (>= m,), C-contiguous, of which what is beyond is not read; out (m, >= n)
-    C-contiguous, OVERWRITTEN up to column n, distinct from the others; floor of their dtype: 0 is a ReLU, -inf nothing.
+    Shapes: x (K, >= n), w (>= K, >= m), bias (>= m,) or (>= m, >= n), C-contiguous, of which what is beyond is not read;
+    out (m, >= n) C-contiguous, OVERWRITTEN up to column n, distinct from the others; floor of their dtype: 0 is a ReLU,
+    -inf nothing.
     A NaN becomes the floor.  On the CPU the bits of a column do not depend on the other columns.
     """
     m = out.shape[0]
     product = w[: x.shape[0], :m].T @ x[:, :n]
-    out[:, :n] = np.fmax(product + bias[:m, None], floor)
+    start = bias[:m, None] if bias.ndim == 1 else bias[:m, :n]
+    out[:, :n] = np.fmax(product + start, floor)
 
 
 def add_row_sums(rows: np.ndarray, n: int, partials: np.ndarray) -> None:
@@ -190,7 +192,7 @@ def _matmul_cpu(a, b, out):
 
 @overload(layer, target="cpu")
 def _layer_cpu(x, w, bias, out, n, floor):
-    return tiled_layer(x.dtype.bitwidth // 8)
+    return tiled_layer(x.dtype.bitwidth // 8, bias.ndim == 2)
 
 
 @overload(add_row_sums, target="cpu")

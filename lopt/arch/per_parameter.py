@@ -138,7 +138,7 @@ def scale_rows(scaled, w, factors):
 def hidden_layers(scratch, rows, count, first, bias, net):
     """scratch.second = relu(second^T relu(first^T rows + bias) + second_bias) for `count` parameters.
 
-    Shapes: rows (F, BLOCK), first (F, H), bias (H,).
+    Shapes: rows (F, BLOCK), first (F, H), bias (H,) or (H, BLOCK).
     """
     zero = bias.dtype.type(0.0)
     layer(rows, first, bias, scratch.first, count, zero)
@@ -159,9 +159,11 @@ def apply_direction(params, scratch, net, step_mult, mag_rate):
 @kernel
 def tanh_time_bias(bias, w, b, first, t):
     """bias = b + the first layer's response to tanh(t / tau - 1), whose weights start at row `first` of w."""
+    cast = w.dtype.type
     for j in range(lane(), bias.size, lanes()):
-        s = np.float64(b[j])
-        for i in range(len(TIMES)):
-            s += math.tanh(t / TIMES[i] - 1.0) * w[first + i, j]
-        bias[j] = w.dtype.type(s)
+        bias[j] = b[j]
+    for i in range(len(TIMES)):
+        wave, row = cast(math.tanh(t / TIMES[i] - 1.0)), w[first + i]
+        for j in range(lane(), bias.size, lanes()):
+            bias[j] += wave * row[j]
     sync()

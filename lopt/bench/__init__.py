@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lopt.bench import cpu, es, gpu, mpi, roofline
+from lopt.bench import cpu, es, gpu, mpi, profile, roofline
 from lopt.bench.measure import Figure, number, sgemm_rate, step_ms
 from lopt.bench.mpi import mpirun
 from lopt.errors import UsageError, unknown
@@ -26,7 +26,13 @@ __all__ = [
     "step_ms",
 ]
 
-SUITES = {"cpu": cpu.figures, "es": es.figures, "mpi": mpi.figures, "gpu": gpu.figures}
+SUITES = {
+    "cpu": cpu.figures,
+    "profile": profile.figures,
+    "es": es.figures,
+    "mpi": mpi.figures,
+    "gpu": gpu.figures,
+}
 HEADINGS = ("what", "measured", "unit", "asked", "reached", "of floor", "sgemm", "peer")
 
 

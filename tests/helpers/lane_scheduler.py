@@ -198,7 +198,8 @@ def _layer(
 ) -> None:
     """The contract of `layer`, element by element."""
     depth, m = x.shape[0], out.shape[0]
-    for name, a, least in (("x", x, (depth, n)), ("w", w, (depth, m)), ("bias", bias, (m,))):
+    read = (m, n)[: bias.ndim]
+    for name, a, least in (("x", x, (depth, n)), ("w", w, (depth, m)), ("bias", bias, read)):
         if not a.flags.c_contiguous or any(s < k for s, k in zip(a.shape, least, strict=True)):
             raise LaneError(f"layer: {name} has shape {a.shape}, or is not C-contiguous")
         if np.shares_memory(a, out):
@@ -208,7 +209,8 @@ def _layer(
     _sync()
     for q in range(_here.lane, m * n, _here.team.lanes):
         j, i = divmod(q, n)
-        out[j, i] = np.fmax(np.dot(w[:depth, j], x[:, i]) + bias[j], floor)
+        start = bias[j] if bias.ndim == 1 else bias[j, i]
+        out[j, i] = np.fmax(np.dot(w[:depth, j], x[:, i]) + start, floor)
     _sync()
 
 
