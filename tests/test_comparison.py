@@ -186,6 +186,23 @@ def test_a_cosine_falls_over_the_steps_of_the_comparison() -> None:
     ]  # fmt: skip
 
 
+def test_a_learned_optimizer_may_bring_rates_of_its_own(tmp_path: Path) -> None:
+    """The same theta under each of them: they are trials of one learned entrant."""
+    opt = lopt.optimizer("anchored", hidden=2)
+    theta = opt.init_theta(5)
+    store.save_weights(tmp_path / "w.h5", opt, theta, {})
+    spec = EntrantSpec(weights="w.h5", rates=(0.01, 0.03), seeds=3)
+    found = entrants_of(spec, ComparisonConfig(tasks="", entrants=(), steps=50), tmp_path)
+    assert [e.opt for e in found] == [
+        lopt.optimizer("anchored", hidden=2, rate=r) for r in (0.01, 0.03)
+    ]
+    assert [(e.info.variant, e.info.trial, e.seeds) for e in found] == [
+        ("learned", k, 3) for k in (0, 1)
+    ]
+    assert all(np.array_equal(e.theta, theta) for e in found)
+    assert store.load_weights(tmp_path / "w.h5").digest in found[1].info.spec
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_random_settings_are_addressed_and_can_be_built(name: str) -> None:
     """Setting k is the same whoever asks; the median rate of 200 is the law's, within 5 standard errors."""

@@ -14,6 +14,7 @@ from lopt.plots import FONT, STYLES, new_figure
 from lopt.store import Curves, read_curves
 
 COLUMNS = 5
+FAR = 1e3  # times the lowest loss of a panel: what is above leaves the picture
 
 
 def main() -> None:
@@ -74,13 +75,15 @@ def panels(curves: Curves) -> tuple:
 
 
 def scale(ax: Axes, curves: Curves, task: int, shown: list[np.ndarray]) -> None:
-    """Logarithmic where losses are positive; what rises far above the start leaves the picture."""
+    """From the lowest loss to the initial one; logarithmic where losses are positive."""
     values = np.concatenate([np.ravel(s) for s in shown])
     start = float(np.median(curves.runs["valid"][curves.runs["task"] == task, 0]))
     low = float(values.min())
     if low > 0:
         ax.set_yscale("log")
-        ax.set_ylim(0.9 * low, 1.5 * start)
+        top = min(start, FAR * low)
+        margin = (top / low) ** 0.05
+        ax.set_ylim(low / margin, top * margin)
     else:
         ax.set_ylim(low - 0.05 * (start - low), start + 0.1 * (start - low))
 
@@ -108,14 +111,19 @@ def loss_curves(curves: Curves):
 
 
 def train_and_held_out(curves: Curves):
-    """Loss of training batches (thin) beside outer-validation loss (thick): what parts is overfitting."""
+    """Loss of training batches (thin) beside outer-validation loss (thick): where they part is overfitting.
+
+    A training loss is a mean since the point before, so it stands half way between the two.
+    """
+    middle = curves.steps - np.diff(curves.steps, prepend=0) / 2
     figure, pairs = panels(curves)
     for ax, task in pairs:
         shown = []
         for (_, entrant), (colour, dash) in zip(chosen(curves, task).items(), STYLES, strict=False):
             for column, width in (("train", 0.6), ("valid", 1.6)):
                 shown.append(median_curve(curves, task, entrant, column))
-                ax.plot(curves.steps, shown[-1], color=colour, ls=dash, lw=width)
+                x = middle if column == "train" else curves.steps
+                ax.plot(x, shown[-1], color=colour, ls=dash, lw=width)
         scale(ax, curves, task, shown)
     figure.suptitle(
         "Training loss (thin) beside outer-validation loss (thick), medians of the seeds",
@@ -152,7 +160,7 @@ def wins(curves: Curves, learned: str):
             if k <= n
         ]
     figure, axes = new_figure(11, 1.4 + 0.3 * max(len(defaults), len(searches)), 1, 2)
-    titles = "default against default", "equal trials (the learned one: its only setting)"
+    titles = "default against default", "equal trials (or as many as there are)"
     for ax, rows, title in zip(axes[0], (defaults, searches), titles, strict=True):
         share = [100 * d["win_rate"] for _, d in rows]
         bars = ax.barh(
@@ -163,7 +171,7 @@ def wins(curves: Curves, learned: str):
             for s, (_, d) in zip(share, rows, strict=True)
         ]
         ax.bar_label(bars, labels, fontsize=FONT - 1, padding=3)
-        ax.axvline(50, color="#606060", lw=0.8)
+        ax.axvline(50, color="#606060", lw=0.8, zorder=0)
         ax.set(xlim=(0, 125), xlabel="% of tasks won (median log ratio of test losses)")
         ax.set_title(title, fontsize=FONT)
         ax.invert_yaxis()
@@ -194,8 +202,8 @@ def families(curves: Curves, learned: str):
     for task, s in speeds.items():
         marker = ">" if s.saturated else "o"
         axes[0, 0].plot(s.value, place[of_task[task]], marker, ms=4, color="black", alpha=0.6)
-    axes[0, 0].axvline(1, color="#606060", lw=0.8)
-    axes[0, 1].axvline(50, color="#606060", lw=0.8)
+    axes[0, 0].axvline(1, color="#606060", lw=0.8, zorder=0)
+    axes[0, 1].axvline(50, color="#606060", lw=0.8, zorder=0)
     if limit is not None:
         axes[0, 0].set_xlabel(
             f"a dot a task; triangles: {search} does not get there, at least {limit:g}",
