@@ -24,6 +24,7 @@ from lopt.augment import work_size as augment_work_size
 from lopt.errors import UsageError, unknown
 from lopt.lanes import anywhere, apart, entry_point, kernel, lane, lanes, pin_blas_threads, sync
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
+from lopt.subnormals import flush, restore
 from lopt.task import EVALUATE_SIG, INNER_VALID, OUTER_VALID, TASK_DATA_TYPE, TRAIN, Task
 
 OK, CEILING, DIVERGED = range(3)
@@ -221,10 +222,12 @@ def _inner_training_cpu(
     evaluate, step, theta, params, state, memory, task_data, opt_data, augment, plan, stream, splits,
     ceiling, train_loss, outer_loss, status, buffers,
 ):  # fmt: skip
+    before = flush()
     inner_training(
         evaluate, step, theta, params, state, memory, task_data, opt_data, augment, plan, stream, splits,
         ceiling, train_loss, outer_loss, status, buffers,
     )  # fmt: skip
+    restore(before)
 
 
 @entry_point(_SPLIT_LOSS_SIG)

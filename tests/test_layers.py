@@ -12,10 +12,10 @@ PACKAGE = ROOT / "lopt"
 
 # Layer of each module or package directly under lopt/; a new one must be entered here.
 LAYERS = {
-    "tiles": 0, "cuda_lanes": 0,
+    "tiles": 0, "subnormals": 0, "outer": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
-    "rng": 1, "ops": 1, "cuda_device": 1, "cuda_compiler": 1,
-    "task": 2, "optimizer": 2, "augment": 2, "scores": 2, "search_spaces": 2,
+    "rng": 1, "ops": 1, "cuda_lanes": 1, "cuda_device": 1, "cuda_compiler": 1,
+    "task": 2, "optimizer": 2, "augment": 2, "cuda_update": 2, "scores": 2, "search_spaces": 2,
     "tasks": 3, "arch": 3, "data": 3,
     "rollout": 4, "cuda_rollout": 4,
     "es": 5, "meta_task": 5,
@@ -35,8 +35,13 @@ MAY_IMPORT = {
 SIDEWAYS = {
     ("lanes", "kernel_cache"),
     ("lanes", "tiles"),
+    ("outer", "lanes"),
+    ("outer", "tiles"),
     ("lanes", "cuda_lanes"),
-    ("cuda_lanes", "lanes"),
+    ("cuda_lanes", "cuda_device"),
+    ("cuda_compiler", "cuda_device"),
+    ("optimizer", "cuda_update"),
+    ("cuda_update", "optimizer"),
     ("augment", "task"),
     ("task_times", "bench"),
     ("bench", "train"),

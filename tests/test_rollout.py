@@ -244,6 +244,34 @@ def test_an_antithetic_pair_with_zero_perturbation_is_identical() -> None:
     assert abs(runs[2].train_loss - runs[3].train_loss).max() > 1e-6
 
 
+def subnormals(x: np.ndarray) -> int:
+    """How many numbers lie between 0 and the smallest normal one."""
+    return int(np.count_nonzero((x != 0.0) & (np.abs(x) < np.finfo(np.float32).tiny)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("sgd", {"learning_rate": 0.5}), ("momentum", {"learning_rate": 0.05}), ("adam", {})],
+)
+def test_converging_ends_at_zero_not_in_the_subnormal_range(name: str, options: dict) -> None:
+    """Gradient descent of rate 1/2 halves the parameters of |x|^2 / 2 at each step; plain float32 gets stuck."""
+    task, opt = Quadratic(dims=3, condition=1.0), lopt.optimizer(name, **options)
+    runner = Runner(task, opt, Schedule(outer_every=10**6))
+    theta, stream = opt.init_theta(), rng.stream(0)
+    particle = runner.start(theta, stream)
+    found = []
+    for steps in (100, 20, 20, 20, 5000):
+        runner.advance(theta, particle, steps, stream)
+        found.append(subnormals(particle.params) + subnormals(particle.state))
+    assert found == [0] * 5
+    if name == "sgd":
+        assert 0 < np.abs(particle.params).max() < 1e-37  # steps from here on would be subnormal
+        x = np.ones(3, np.float32)
+        for _ in range(200):
+            x -= np.float32(0.5) * x
+        assert subnormals(x) == 3  # without flushing
+
+
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
