@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -242,6 +245,29 @@ def test_an_antithetic_pair_with_zero_perturbation_is_identical() -> None:
     runs = [lopt.rollout(task, opt, theta + s * eps, steps=15) for s in (0.0, -0.0, 1.0, -1.0)]
     np.testing.assert_array_equal(runs[0].train_loss, runs[1].train_loss)
     assert abs(runs[2].train_loss - runs[3].train_loss).max() > 1e-6
+
+
+# Threads of every BLAS in the process, before and after a rollout; NumPy and SciPy bring one each.
+THREADS = """
+import numpy, scipy.linalg, threadpoolctl
+def threads():
+    return [b["num_threads"] for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"]
+before = threads()
+import lopt
+lopt.rollout(lopt.task("quadratic", dims=3), lopt.optimizer("sgd"), steps=1)
+print(max(before), max(threads()), len(threads()))
+"""
+
+
+def test_one_blas_thread_whatever_the_environment_says() -> None:
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, "2")}
+    command = [sys.executable, "-c", THREADS]
+    out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    before, after, libraries = (int(word) for word in out.stdout.split())
+    assert before == min(2, os.cpu_count() or 1)
+    assert after == 1
+    assert libraries >= 1
 
 
 def subnormals(x: np.ndarray) -> int:
