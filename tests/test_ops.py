@@ -46,10 +46,17 @@ def looped(f):
     return loop
 
 
+@njit(error_model="numpy")
+def inverse_root(x):
+    """As optimizers write it; the compiler must not put an approximation in its place."""
+    return np.float32(1.0) / math.sqrt(x)
+
+
 # name: function, float64 reference, domain, largest error in units of 2^-24 of the result
 FUNCTIONS = {
     "exp": (looped(elementary.exp), np.exp, (-87.33, 88.72283), 1.7),
     "log": (looped(elementary.log), np.log, (SMALLEST, 3.4e38), 1.5),
+    "rsqrt": (looped(inverse_root), lambda x: 1.0 / np.sqrt(x), (SMALLEST, 3.4e38), 2.0),
     "tanh": (looped(elementary.tanh), np.tanh, (-3.4e38, 3.4e38), 3.0),
     "sigmoid": (looped(elementary.sigmoid), expit, (-87.33, 3.4e38), 2.6),
     "sin": (looped(elementary.sin), np.sin, (-(2.0**26), 2.0**26), 2.6),
