@@ -249,7 +249,7 @@ def report(file: h5py.File) -> int:
         error = found["predicted"] / found["measured"] - 1
         for ranks, p, m, e in zip(file["check/ranks"], *found.values(), error, strict=True):
             text = f"{name:9s} {ranks} ranks: predicted {1e3 * p:8.1f} ms, measured {1e3 * m:8.1f} ms, {100 * e:+5.1f} %"
-            verdict(text, abs(e) <= expected["error_at_most"])
+            verdict(text, abs(e) <= expected["error_at_most"][name])
     for name, limit in expected["over_ideal"].items():
         part = file[f"check/hand_out/{name}"]
         ratio = float(np.median([np.median(part[k]) for k in part]))
