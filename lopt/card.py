@@ -14,11 +14,11 @@ from lopt.errors import UsageError
 from lopt.judgement import judge
 from lopt.tasks import parse_task_spec
 
-SCORES = "scores"  # key of the provenance
+SCORES = "scores"  # key of the provenance: one entry for each comparison, by the name of its file
 
 
 def write_scores(weights: str | Path, curves: Path) -> str:
-    """Put what a curves file says of the weights into them; returns the card.
+    """Put what a curves file says of the weights into them, beside what files of other names said; returns the card.
 
     Raises:
         UsageError: no runs of exactly these weights in the file.  StoreError: unreadable, or cannot be written.
@@ -31,9 +31,9 @@ def write_scores(weights: str | Path, curves: Path) -> str:
         raise UsageError(
             f"{curves} has no runs of these weights {loaded.digest} (learned: {learned})"
         )
-    origin = {"curves": curves.name, **{k: found.provenance[-1][k] for k in ("lopt", "git_commit")}}
-    scores = {**judge(found, mine[0].family), **origin}
-    provenance = {**loaded.provenance, SCORES: scores}
+    origin = {k: found.provenance[-1][k] for k in ("lopt", "git_commit")}
+    scores = {curves.stem: {**judge(found, mine[0].family), **origin}}
+    provenance = {**loaded.provenance, SCORES: {**loaded.provenance.get(SCORES, {}), **scores}}
     store.save_weights(loaded.path, loaded.optimizer(), loaded.theta, provenance)
     return card(loaded.path)
 
@@ -86,9 +86,9 @@ def card(weights: str | Path) -> str:
         "",
         *_training(origin),
     ]
-    if SCORES in origin:
-        lines += _scores(origin[SCORES])
-    else:
+    for scores in origin.get(SCORES, {}).values():
+        lines += ["", scores_text(scores)]
+    if SCORES not in origin:
         lines += ["", "Not evaluated: `lopt card --weights W --eval F.h5` writes scores in."]
     return "\n".join(lines)
 
@@ -113,14 +113,9 @@ def _family(name: str) -> str:
     return re.sub(r"_seed\d+$", "", parse_task_spec(name)[0])
 
 
-def _scores(s: dict[str, Any]) -> list[str]:
-    trials = [
-        (f"{family}, {k} trial{'s' * (k != '1')}", d)
-        for family, by in s["equal_trials"].items()
-        for k, d in by.items()
-    ]
+def scores_text(s: dict[str, Any]) -> str:
+    """What `judge` found, Markdown."""
     lines = [
-        "",
         f"## Evaluation on {s['tasks']} tasks, {s['steps']} steps, {s['seeds']} seeds",
         "",
         "Log ratios are of the excess test loss over the rival's: below 0 the learned optimizer is better. "
@@ -130,24 +125,32 @@ def _scores(s: dict[str, Any]) -> list[str]:
         "",
         "### Default against default (nobody is tuned)",
         "",
-        *_duel_table([(f, d) for f, d in s["default_against_default"].items()]),
-        "",
-        "### Equal numbers of trials",
-        "",
-        *_duel_table(trials),
-        "",
+        *_duel_table(list(s["default_against_default"].items())),
+    ]
+    if s["equal_trials"]:
+        trials = [
+            (f"{family}, {k} trial{'s' * (k != '1')}", d)
+            for family, by in s["equal_trials"].items()
+            for k, d in by.items()
+        ]
+        lines += ["", "### Equal numbers of trials", "", *_duel_table(trials), "", *_speeds(s)]
+    return "\n".join([*lines, *_families(s), *_losses(s)])
+
+
+def _speeds(s: dict[str, Any]) -> list[str]:
+    lines = [
         "### Speed-up over the envelope of a search (a lower bound where saturated)",
         "",
         "| search | median | quartiles | IQM | saturated |",
         "|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for family, d in s["speed_up"].items():
         quartiles = f"{_number(d['q25'])} to {_number(d['q75'])}"
         interval = f"{_number(d['iqm'])} ({_number(d['low'])} to {_number(d['high'])})"
         lines.append(
             f"| {family} | {_number(d['median'])} | {quartiles} | {interval} | {_percent(d['saturated'])} |"
         )
-    return [*lines, *_families(s), *_losses(s)]
+    return lines
 
 
 def _duel_table(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:

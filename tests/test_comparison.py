@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -284,6 +285,11 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     assert kept.provenance["tasks"] == ["mlp", "mlp_seed3"]
     again = CliRunner().invoke(main, ["card", "--weights", str(weights)])
     assert again.output == done.output
+    shutil.copy(folder / "out.h5", tmp_path / "long.h5")
+    arguments[-1] = str(tmp_path / "long.h5")
+    both = CliRunner().invoke(main, arguments).output
+    assert both.count("## Evaluation on 2 tasks") == 2  # beside the first, not instead of it
+    assert both.count("### Where it loses") == 2
     opt = lopt.optimizer("adam", learning_rate=0.2)
     store.save_weights(weights, opt, opt.init_theta(), {})
     refused = CliRunner().invoke(main, arguments)

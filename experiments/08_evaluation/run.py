@@ -17,13 +17,14 @@ from plot import draw, draw_long
 
 from lopt import store
 from lopt.bench import mpirun
+from lopt.card import scores_text
 from lopt.judgement import judge
 
 HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Curves, pictures, a table for each learned optimizer; the exit code says whether expected.toml was met."""
+    """Curves, pictures, a page of scores for each learned optimizer; the exit code says whether expected.toml was met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ranks", type=int, default=2)
@@ -31,7 +32,7 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     expected = tomllib.loads((HERE / "expected.toml").read_text())
-    missed = []
+    judged, missed = 0, []
     for name in args.configs:
         config = HERE / f"{name}.toml" if "/" not in name else Path(name)
         path = args.out / f"{config.stem}.h5"
@@ -39,10 +40,14 @@ def main() -> int:
         curves = store.read_curves(path)
         (draw_long if config.stem == "long" else draw)(curves, args.out)
         for learned in curves.kinds("learned"):
-            missed += verdict(learned, judge(curves, learned), expected.get(config.stem, {}))
-        if not curves.kinds("learned"):
-            print(f"{config.name} names no weights: nothing to judge, pictures show the baselines")
-    print("NOT as expected:\n" + "\n".join(missed) if missed else "as expected")
+            found = judge(curves, learned)
+            (args.out / f"{config.stem}_{learned}.md").write_text(scores_text(found) + "\n")
+            missed += verdict(learned, found, expected.get(config.stem, {}))
+            judged += 1
+    if judged == 0:
+        print("no weights among the entrants: nothing to judge, pictures show the baselines")
+    else:
+        print("NOT as expected:\n" + "\n".join(missed) if missed else "as expected")
     return 1 if missed else 0
 
 
