@@ -1,8 +1,9 @@
 """What a curves file says about a learned optimizer: two fair fights, never mixed, and where it loses.
 
 Default against default: nobody is tuned.  Equal trials: k settings of each side, the first k of its search, chosen per
-task by outer-validation loss; a learned optimizer that brings one setting uses one.  Final losses are test losses.  The
-speed-up is over the lower envelope of the validation curves of the file's first search.  Seeds count by their median.
+task by outer-validation loss at the end; a learned optimizer that brings one setting uses one.  Final losses are test
+losses.  The speed-up is over the lower envelope of the validation curves of the file's first search.  Seeds count by
+their median.
 """
 
 import math
@@ -17,9 +18,7 @@ from lopt.rollout import DIVERGED, OK
 from lopt.store import Curves
 
 BUDGETS = (1, 10, 100)
-SPEED_AT = (
-    0.5  # share of the steps at which speed-ups are measured, so that up to 1 / share can be seen
-)
+SPEED_AT = 0.5  # share of the steps at which speed-ups are measured: up to 1 / share can be seen
 WORST = 5  # tasks named as those where it loses most
 
 
@@ -28,14 +27,20 @@ def final_losses(curves: Curves, task: int, family: str, trials: int) -> np.ndar
     picked = []
     for entrant in curves.members(family)[:trials]:
         rows = curves.rows(task, entrant)
-        picked.append((curves.runs["valid"][rows, -1], curves.runs["test"][rows]))
+        picked.append((final_valid(curves, rows), curves.runs["test"][rows]))
     seeds = min((valid.size for valid, _ in picked), default=0)
     if seeds == 0:
         return None
     valid, test = (
         np.array([column[:seeds] for column in columns]) for columns in zip(*picked, strict=True)
     )
-    return scores.best_of(valid.astype(np.float64), test, len(picked))
+    return scores.best_of(valid, test, len(picked))
+
+
+def final_valid(curves: Curves, rows: np.ndarray) -> np.ndarray:
+    """What settings are chosen by: outer-validation loss of runs, mean over the last tenth of the points."""
+    last = max(1, curves.steps.size // 10)
+    return curves.runs["valid"][rows, -last:].mean(axis=1, dtype=np.float64)
 
 
 def median_curve(

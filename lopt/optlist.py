@@ -13,6 +13,7 @@ import tomli_w
 
 from lopt import store
 from lopt.errors import UsageError, unknown
+from lopt.judgement import final_valid
 
 
 def greedy_order(scores: np.ndarray, length: int) -> tuple[list[int], np.ndarray]:
@@ -69,8 +70,8 @@ def learn_list(curves_path: Path, family: str, length: int, out: Path) -> str:
                 raise UsageError(
                     f"{curves_path}: no run of {curves.entrants[entrant].label} on {curves.tasks[i]}"
                 )
-            losses = curves.runs["valid"][rows]
-            final[i, j], initial[i] = np.mean(losses[:, -1]), np.mean(losses[:, 0])
+            final[i, j] = final_valid(curves, rows).mean()
+            initial[i] = curves.runs["valid"][rows, 0].mean()
     order, means = greedy_order(normalised(final, initial), length)
     settings = [json.loads(curves.entrants[members[k]].spec) for k in order]
     origin = {

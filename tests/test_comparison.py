@@ -18,7 +18,7 @@ from lopt.cli import main
 from lopt.comm import SerialComm
 from lopt.comparison import ComparisonConfig, EntrantSpec, compare, entrants_of
 from lopt.errors import ConfigError, StoreError, UsageError
-from lopt.judgement import judge, speed_ups
+from lopt.judgement import final_losses, judge, speed_ups
 from lopt.optlist import greedy_order, learn_list, normalised
 from lopt.search_spaces import SPACES, random_setting
 from lopt.store.weights import SHIPPED
@@ -259,6 +259,18 @@ def test_a_judgement_of_known_losses() -> None:
     )  # half way the losses are (10 + f) / 2; the rival needs (10 - f) / 8 of that
     for name, f in (("t0", 1), ("t1", 2), ("t2", 4), ("t3", 8)):
         assert speeds[name] == scores.SpeedUp(pytest.approx((10 - f) / 8), False)
+
+
+def test_settings_are_chosen_by_the_last_tenth_of_their_curves() -> None:
+    """Of 20 points the last two: the first trial is lower at the very end, the second over both."""
+    c = made_up([1], [3], ["a"])
+    infos = [dataclasses.replace(c.entrants[1], label=f"r #{k}", trial=k) for k in (0, 1)]
+    valid = np.full((2, 20), 9.0, np.float32)
+    valid[:, -2:] = [[5, 1], [2, 2]]
+    runs = c.runs | {"entrant": np.array([0, 1]), "valid": valid, "test": np.array([3.0, 4.0])}
+    both = dataclasses.replace(c, entrants=tuple(infos), steps=np.arange(20), runs=runs)
+    assert final_losses(both, 0, "r", 1).tolist() == [3.0]
+    assert final_losses(both, 0, "r", 2).tolist() == [4.0]
 
 
 def test_who_is_not_in_the_file_is_not_judged() -> None:

@@ -62,6 +62,7 @@ SIDEWAYS = {
     ("cuda_rollout", "rollout"),
     ("comparison", "evaluate"),
     ("card", "judgement"),
+    ("optlist", "judgement"),
 }
 
 
