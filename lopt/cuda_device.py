@@ -3,6 +3,7 @@
 Nothing here runs before a GPU is asked for.  Asking for one that is not there is an error, never a fallback.
 """
 
+import ctypes
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import DeviceError
-from lopt.lanes import register_cuda
+from lopt.lanes import Returned, register_cuda
 
 THREADS = 128  # lanes of a team: as many as `lopt.arch.per_parameter.BLOCK` has parameters
+LANE_REGISTERS = 128  # at most; a multiprocessor then holds four teams
 ROW = 32  # rows of matrices begin at multiples of 32 numbers, where a GPU reads whole lines
 
 
@@ -68,6 +70,11 @@ def upload(array: np.ndarray, queue: Any) -> Any:
     return require().to_device(np.ascontiguousarray(array), stream=queue)
 
 
+def floats_at(address: int, n: int) -> Returned:
+    """n float32 numbers at an address; in kernels, one on the GPU."""
+    return Returned(np.ctypeslib.as_array((ctypes.c_float * int(n)).from_address(int(address))))
+
+
 _kept: dict[int, tuple[np.ndarray, Any]] = {}
 
 
@@ -85,4 +92,4 @@ def padded(width: int) -> int:
 
 def kernel(function: Callable[..., None]) -> Any:
     """`function` as an entry that is launched as kernel[teams, THREADS, queue](...); compiled at its first launch."""
-    return require().jit(function)
+    return require().jit(function, max_registers=LANE_REGISTERS)

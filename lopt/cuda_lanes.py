@@ -9,12 +9,13 @@ neighbours read neighbours.  Products too small to give every thread a tile are 
 """
 
 import numpy as np
-from numba import cuda
+from numba import cuda, types
 from numba.cuda.extending import intrinsic
-from numba.cuda.types import void
+from numba.cuda.np.arrayobj import get_cfarray_intrinsic
 from numba.extending import overload
 
-from lopt import lanes
+from lopt import cuda_device, lanes, outer
+from lopt.lanes import Returned
 
 TILE = 4
 
@@ -57,12 +58,30 @@ def not_inlined(typing_context):
         builder.function.attributes.add("noinline")
         return context.get_dummy_value()
 
-    return void(), generate
+    return types.void(), generate
 
 
 @overload(lanes.apart, target="cuda", inline="always")
 def _apart():
     return lambda: not_inlined()
+
+
+@intrinsic
+def pointer(typing_context, address):
+    """The address as a pointer to float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(address), generate
+
+
+array_at = get_cfarray_intrinsic("C", None)  # `carray`, which as a function could not return it
+
+
+@overload(cuda_device.floats_at, target="cuda")
+def _floats_at(address, n):
+    return lambda address, n: Returned(array_at(pointer(address), n))
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -201,3 +220,17 @@ def _add_row_sums(rows: np.ndarray, n: int, partials: np.ndarray):
 @overload(lanes.add_row_squares, target="cuda")
 def _add_row_squares(rows: np.ndarray, n: int, partials: np.ndarray):
     return lanes.add_row_squares
+
+
+@overload(outer.outer_products, target="cuda")
+def _outer_products(
+    target: np.ndarray, start: int, values: np.ndarray, fixed: int, moving: int, n: int
+):
+    return outer.outer_products
+
+
+@overload(outer.outer_sums, target="cuda")
+def _outer_sums(
+    target: np.ndarray, start: int, values: np.ndarray, fixed: int, moving: int, n: int
+):
+    return outer.outer_sums

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from lopt import cuda_device as device
 from lopt import rng
@@ -67,6 +68,17 @@ def training_kernel(evaluate: Callable[..., float], step: Callable[..., int]) ->
             )  # fmt: skip
 
     return train_all
+
+
+def entry_types() -> tuple[types.Type, ...]:
+    """Numba types of the entry's arguments, for compiling without a GPU."""
+    f1, f2, i1, i2 = (types.Array(t, n, "C") for t in (types.float32, types.int64) for n in (1, 2))
+    d1, d2 = (types.Array(types.float64, n, "C") for n in (1, 2))
+    u2, w1 = types.Array(types.uint32, 2, "C"), types.Array(types.int32, 1, "C")
+    return (
+        f2, f1, u2, i2, u2, f2, f2, f2, i2, f1, w1, i1, f1, i1, f1, f1, d1, i1, types.float64, d2, d2, i1, f2, f2,
+        i2, f2, f2, f2,
+    )  # fmt: skip
 
 
 @functools.cache

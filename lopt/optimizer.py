@@ -135,7 +135,7 @@ class Optimizer(abc.ABC):
     # The surface for a model of the user's own: a dict of arrays in, a dict of arrays out.
 
     def init(self, params: Mapping[str, np.ndarray], theta: np.ndarray | None = None) -> State:
-        """State for a dict of NumPy arrays.
+        """State for a dict of arrays: NumPy's, or on a GPU (`__cuda_array_interface__`, float32, contiguous).
 
         Args:
             params: named float arrays of any shape.
@@ -143,9 +143,14 @@ class Optimizer(abc.ABC):
 
         Raises:
             OptimizerError: theta has the wrong shape or is not finite.
+            DeviceError: the parameters are on a GPU that numba-cuda does not find.
         """
-        layout = Layout.of(params)
         theta = self.init_theta() if theta is None else self.check_theta(theta)
+        if _on_gpu(params):
+            from lopt import cuda_update
+
+            return cuda_update.init(self, params, theta)
+        layout = Layout.of(params)
         return State(self.init_state(theta, layout), theta, layout)
 
     def update(
@@ -161,6 +166,9 @@ class Optimizer(abc.ABC):
         A `valid_loss` is shown to the optimizer first, as a validation call of its own, then the training step is made:
         the order of a fused rollout, so both surfaces give the same numbers.
 
+        Parameters on a GPU are updated where they are, in one launch, and so is the state: what is returned is what was
+        given.
+
         Raises:
             OptimizerError: tensors do not match the state's layout, a gradient or loss is not finite, or the optimizer
                 needs a loss and none was given.
@@ -168,10 +176,14 @@ class Optimizer(abc.ABC):
         pin_blas_threads()
         if self.uses_loss and loss is None:
             raise OptimizerError(f"optimizer {self.name!r} needs the training loss: pass loss=...")
+        for what, value in (("loss", loss), ("valid_loss", valid_loss)):
+            _refuse_nonfinite(what, value)
+        if _on_gpu(params):
+            from lopt import cuda_update
+
+            return cuda_update.update(self, params, grads, state, loss, valid_loss)
         flat, grad = state.layout.flatten(params), state.layout.flatten(grads)
-        for what, value in (("grads", grad), ("loss", loss), ("valid_loss", valid_loss)):
-            if value is not None and not np.isfinite(value).all():
-                raise OptimizerError(f"{what} has non-finite values; the step was not made")
+        _refuse_nonfinite("grads", grad)
         new = state.flat.copy()
         data, work = self.opt_data(state.layout), np.empty(self.work_size(state.layout), np.float32)
         if valid_loss is not None and self.uses_valid_loss:
@@ -195,6 +207,15 @@ class Optimizer(abc.ABC):
         if not np.isfinite(theta).all():
             raise OptimizerError("theta has non-finite values")
         return theta
+
+
+def _on_gpu(arrays: Mapping[str, Any]) -> bool:
+    return any(hasattr(a, "__cuda_array_interface__") for a in arrays.values())
+
+
+def _refuse_nonfinite(what: str, value: Any) -> None:
+    if value is not None and not np.isfinite(value).all():
+        raise OptimizerError(f"{what} has non-finite values; the step was not made")
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {}

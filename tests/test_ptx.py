@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.core.errors import TypingError
 
 from lopt import arch, ops, rng, tasks  # noqa: F401 - importing registers
+from lopt.cuda_compiler import STATIC_SHARED, missing
+from lopt.cuda_device import LANE_REGISTERS
 from lopt.lanes import kernel, lane, lanes, sum32, sync
 from lopt.optimizer import OPTIMIZERS, STEP_SIG
 from lopt.task import EVALUATE_SIG, TASKS
@@ -36,7 +38,7 @@ KERNELS = {
     "sum32": (sum32, (VECTOR, INT, VECTOR), True),
 }
 
-needs_compiler = pytest.mark.skipif(bool(ptx.missing()), reason=ptx.missing() or "all there")
+needs_compiler = pytest.mark.skipif(bool(missing()), reason=missing() or "all there")
 
 
 @kernel
@@ -63,7 +65,8 @@ def test_kernels_compile_for_cuda(name: str) -> None:
     compiled = ptx.compiled(core, arguments, returns)
     assert compiled.target
     assert compiled.lanes
-    assert 8 <= compiled.registers <= 255
+    assert 8 <= compiled.registers <= LANE_REGISTERS
+    assert compiled.shared <= STATIC_SHARED
     uses_sync = any("sync" in k.py_func.__code__.co_names for k in ptx.reachable(core))
     assert compiled.barriers == uses_sync
 

@@ -1,4 +1,4 @@
-"""Runs `lopt.cuda_rollout` in Numba's CUDA simulator, and the same on the CPU, both as plain Python.
+"""Runs `lopt.cuda_rollout` and `lopt.cuda_update` in Numba's CUDA simulator, and the same on the CPU, as plain Python.
 
 The simulator is chosen when Numba is imported, so this is a program of its own:
 
@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 from helpers.lane_scheduler import interpreted
-from helpers.simulator import HOOKS, entry
+from helpers.simulator import HOOKS, entry, plain
 
 import lopt
-from lopt import cuda_device, cuda_rollout, rng
+from lopt import cuda_device, cuda_rollout, cuda_update, rng
 from lopt.augment import augment
 from lopt.comm import SerialComm
+from lopt.errors import OptimizerError
 from lopt.es import make_estimator
 from lopt.meta import MetaProblem, Objective
 from lopt.rollout import Particle, Schedule, runner_on
@@ -42,12 +43,18 @@ CASES = {
     ),
 }  # fmt: skip
 ESTIMATORS = ("nres", "full", "truncated")
+UPDATES = ("adam", "hierarchical")
 
 
 def simulated_entry(evaluate, step):
     """What `lopt.cuda_rollout.compiled` makes: kernels as plain Python, arrays as NumPy's."""
     e, s = (interpreted(core, HOOKS) for core in (evaluate, step))
     return entry(interpreted(cuda_rollout.training_kernel(e, s), HOOKS))
+
+
+def simulated_update(step):
+    """What `lopt.cuda_update.compiled` makes."""
+    return entry(interpreted(cuda_update.update_kernel(interpreted(step, HOOKS)), HOOKS))
 
 
 def batch(device: str, case: str) -> dict[str, np.ndarray]:
@@ -104,13 +111,13 @@ def single(device: str) -> dict[str, np.ndarray]:
 
 def estimates(device: str, name: str) -> dict[str, np.ndarray]:
     """Three outer steps of an estimator on two tasks; a checkpoint is taken and loaded after the second."""
-    tasks = [lopt.task("quadratic", dims=d, condition=4.0) for d in (3, 5)]
+    tasks = [lopt.task("quadratic", dims=d, condition=4.0) for d in (2, 3)]
     problem = MetaProblem(
-        tasks, (1.0, 2.0), lopt.optimizer("sgd", learning_rate=0.1), Schedule(outer_every=1), (4, 6), 2,
+        tasks, (1.0, 2.0), lopt.optimizer("sgd", learning_rate=0.1), Schedule(outer_every=1), (2, 4), 2,
         Objective(False, (-1.0, 2.0)), 5, device,
     )  # fmt: skip
     settings = SimpleNamespace(
-        estimator=name, pairs=4, sigma=0.1, truncation=2, resample=0, difference="raw", diverged="drop",
+        estimator=name, pairs=3, sigma=0.1, truncation=2, resample=0, difference="raw", diverged="drop",
         noise_table=0,
     )  # fmt: skip
     estimator = make_estimator(settings, problem, SerialComm(), 5)
@@ -124,15 +131,58 @@ def estimates(device: str, name: str) -> dict[str, np.ndarray]:
     return found
 
 
+class Elsewhere:
+    """An array of which kernels know the address only."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = dict(array.__array_interface__)
+
+
+def updates(device: str, name: str) -> dict[str, np.ndarray]:
+    """Three steps of `opt.update` on two tensors, a validation loss in the second."""
+    opt = lopt.optimizer(name, **(TINY if name == "hierarchical" else {}))
+    there = (lambda v: Elsewhere(v.copy())) if device == "cuda" else np.copy
+    start = {
+        "w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
+        "b": np.ones(2, np.float32),
+    }
+    params = {k: there(v) for k, v in start.items()}
+    state = opt.init(params)
+    for t in range(3):
+        grads = {k: there(np.sin(v + np.float32(t))) for k, v in start.items()}
+        valid = 0.5 if t == 1 else None
+        params, state = opt.update(params, grads, state, loss=1.0 / (1 + t), valid_loss=valid)
+    found = {k: v.array if device == "cuda" else v for k, v in params.items()}
+    found["state"] = np.array(plain(state.flat))
+    return {f"update/{name}/{k}": v for k, v in found.items()}
+
+
+def refused() -> str:
+    """What is said of a gradient that is not finite; parameters and state stay."""
+    opt, w = lopt.optimizer("adam"), np.ones(3, np.float32)
+    state = opt.init({"w": Elsewhere(w)})
+    before = np.array(plain(state.flat))
+    try:
+        opt.update({"w": Elsewhere(w)}, {"w": Elsewhere(np.float32([0, np.nan, 0]))}, state)
+    except OptimizerError as error:
+        same = (w == 1).all() and (plain(state.flat) == before).all()
+        return f"{error}; same: {same}"
+    return "nothing"
+
+
 def main(path: str) -> None:
     """Everything, on both devices."""
     cuda_device.THREADS = LANES
     cuda_device.register_cuda = lambda: None  # the simulator's kernels are not compiled
     cuda_rollout.compiled = functools.cache(simulated_entry)
-    found = {}
+    cuda_update.compiled = simulated_update
+    found = {"refused": np.array(refused())}
     for device in ("cpu", "cuda"):
         for case in CASES:
             found |= {f"{device}/{k}": v for k, v in batch(device, case).items()}
+        for name in UPDATES:
+            found |= {f"{device}/{k}": v for k, v in updates(device, name).items()}
         found |= {f"{device}/single/{k}": v for k, v in single(device).items()}
         for name in ESTIMATORS:
             found |= {f"{device}/{k}": v for k, v in estimates(device, name).items()}

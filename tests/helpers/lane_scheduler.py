@@ -225,7 +225,8 @@ _HOOKS = {
 
 
 @functools.cache
-def _on_team(kernel: Callable) -> Callable:
+def on_team(kernel: Callable) -> Callable:
+    """A kernel as plain Python whose hooks are those of the running team."""
     return interpreted(kernel, _HOOKS)
 
 
@@ -236,7 +237,7 @@ def run(kernel: Callable, arguments: tuple, lanes: int, order: str = "ascending"
         LaneError: lanes wait at different barriers, or one finishes while another waits.
     """
     team = _Team(lanes, order)
-    function = _on_team(kernel)
+    function = on_team(kernel)
     threads = [
         threading.Thread(target=team.live, args=(lane, function, arguments))
         for lane in range(lanes)
