@@ -5,7 +5,7 @@ import pytest
 from helpers import lane_scheduler
 from helpers.lane_scheduler import LaneError
 
-from lopt import rng
+from lopt import outer, rng
 from lopt.lanes import PARTIALS, add_row_squares, add_row_sums, kernel, layer
 
 
@@ -88,6 +88,27 @@ def test_layer_does_not_depend_on_the_lanes() -> None:
     with pytest.raises(LaneError, match="out shares memory with x"):
         x = np.zeros((4, 4), np.float32)
         lane_scheduler.run(call_layer, (x, x.copy(), x[0].copy(), x, 4, x[0, 0]), 2)
+
+
+@kernel
+def call_outer(product, total, values, fixed, moving, start, n):
+    outer.outer_products(product, start, values, fixed, moving, n)
+    outer.outer_sums(total, start, values, fixed, moving, n)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("start", "n"), [(0, 0), (3, 1), (0, 10), (5, 16), (1, 33), (0, 40)])
+def test_outer_products_and_sums_of_a_stretch(start: int, n: int, dtype) -> None:
+    """Bits of NumPy; nothing beside the stretch is touched, nothing beyond it read."""
+    values = rng.normals(5 * 60, rng.stream(7), rng.TASK).reshape(5, 60).astype(dtype)
+    values[:, 4 + n :] = np.nan
+    values[:, 50] = 0.5, -2.0, 3.0, 0.1, 7.0
+    product, total = np.full((3, 41), 7.0, dtype), np.full((3, 41), 7.0, dtype)
+    call_outer(product, total, values, 50, 4, start, n)
+    moving, fixed = values[:3, 4 : 4 + n], values[:3, 50:51]
+    for found, expected in ((product, fixed * moving), (total, fixed + moving)):
+        np.testing.assert_array_equal(found[:, start : start + n], expected)
+        assert (np.delete(found, np.s_[start : start + n], axis=1) == 7.0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

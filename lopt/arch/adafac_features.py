@@ -166,8 +166,7 @@ def spread_over_block(block, values, own, tensor, starts, start, count, product)
         at = 2 * (runs.first + q)
         row = own + starts[at] + j * runs.row_step
         column = own + tensor.n_rows + starts[at + 1] + j * runs.column_step
-        for k in range(block.shape[0]):
-            spread(block[k, i:end], values[k], row, column, runs, product)
+        spread(block, i, values, row, column, end - i, runs, product)
         i = end
     sync()
 
@@ -205,14 +204,16 @@ def full_features(rows, count, k, moments):
 @kernel
 def features(rows, count, params, grad, state, moments, tensor, starts, start):
     """The 16 or 22 rows of `count` parameters from `start`."""
-    n = params.size
+    n, own = params.size, tensor.own
+    if (
+        tensor.n_rows > 0
+    ):  # long before they are read: what is still on its way to memory is slow to read
+        spread_over_block(rows[13:16], moments.factors, own, tensor, starts, start, count, True)
     adam_like_features(rows, count, params, grad, state, state[N_DECAYS * n :], start)
     if tensor.n_rows > 0:
-        own = tensor.own
-        spread_over_block(rows[13:16], moments.factors, own, tensor, starts, start, count, True)
         factored_features(rows, count)
     else:
-        first = tensor.own + start - tensor.offset
+        first = own + start - tensor.offset
         for k in range(N_DECAYS):
             full_features(rows, count, k, moments.values[k, first : first + count])
 

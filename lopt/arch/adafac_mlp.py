@@ -152,14 +152,12 @@ def first_layer(net, scratch, folded, moments, tensor):
 
 
 @kernel
-def move_block(params, rows, net, scratch, folded, tensor, starts, start, step_mult, mag_rate):
-    """The MLP of every parameter of a block from `start`: update them."""
-    count = params.size
-    if tensor.n_rows > 0:
-        spread_over_block(folded.block, folded.means, 0, tensor, starts, start, count, False)
-        hidden_layers(scratch, rows[:FACTORED], count, scratch.scaled, folded.block, net)
+def move_block(params, rows, net, scratch, folded, factored, step_mult, mag_rate):
+    """The MLP of every parameter of a block: update them; folded.block holds their biases if factored."""
+    if factored:
+        hidden_layers(scratch, rows[:FACTORED], params.size, scratch.scaled, folded.block, net)
     else:
-        hidden_layers(scratch, rows, count, scratch.scaled, folded.bias, net)
+        hidden_layers(scratch, rows, params.size, scratch.scaled, folded.bias, net)
     apply_direction(params, scratch, net, step_mult, mag_rate)
 
 
@@ -185,7 +183,8 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
         at = 1 + TABLE * j
         tensor = tensor_of(table, at)
         offset, end = tensor.offset, tensor.offset + tensor.size
-        used = FACTORED if tensor.n_rows > 0 else FULL
+        factored = tensor.n_rows > 0
+        used = FACTORED if factored else FULL
         update_tensor_moments(
             grad, moments, fresh, table, at, tensor, starts, decays, scratch.squares
         )
@@ -199,10 +198,14 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
         first_layer(net, scratch, folded, moments, tensor)
         for start in range(offset, end, BLOCK):
             rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
+            if factored:
+                spread_over_block(
+                    folded.block, folded.means, 0, tensor, starts, start, count, False
+                )
             if n > KEPT:
                 features(rows, count, params, grad, state, moments, tensor, starts, start)
             own = params[start : start + count]
-            move_block(own, rows, net, scratch, folded, tensor, starts, start, step_mult, mag_rate)
+            move_block(own, rows, net, scratch, folded, factored, step_mult, mag_rate)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()

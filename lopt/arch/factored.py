@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt.lanes import PARTIALS, add_row_squares, kernel, lane, lanes, sync
+from lopt.outer import outer_products, outer_sums
 
 COLUMNS = 12  # offset, size, factored, na, stride_a, nb, stride_b, n1, stride_1, n2, stride_2, state offset
 
@@ -94,24 +95,23 @@ def mean_squares(rows, columns, grad, runs, starts, offset, eps, partials):
 
 
 @kernel
-def spread(target, values, row, column, runs, product):
-    """target[i] = values[r_i] * values[c_i], or their sum, for neighbours of one run.  No barrier.
+def spread(target, start, values, row, column, n, runs, product):
+    """target[k, start + i] = values[k, r_i] * values[k, c_i], or their sum, for n neighbours of one run.  No barrier.
 
-    row, column: places of the first parameter's row and column among `values`.
+    row, column: places of the first one's row and column in every row of `values`.
     """
-    n, one, zero = target.size, target.dtype.type(1.0), target.dtype.type(0.0)
     if runs.row_step + runs.column_step == 1:
-        along_rows = runs.row_step == 1
-        fixed = values[column] if along_rows else values[row]
-        first = row if along_rows else column
-        moving = values[first : first + n]
-        factor, term = (fixed, zero) if product else (one, fixed)
+        fixed, moving = (column, row) if runs.row_step == 1 else (row, column)
+        if product:
+            outer_products(target, start, values, fixed, moving, n)
+        else:
+            outer_sums(target, start, values, fixed, moving, n)
+        return
+    for k in range(target.shape[0]):
         for i in range(lane(), n, lanes()):
-            target[i] = factor * moving[i] + term
-    else:
-        for i in range(lane(), n, lanes()):
-            a, b = values[row + i * runs.row_step], values[column + i * runs.column_step]
-            target[i] = a * b if product else a + b
+            a = values[k, row + i * runs.row_step]
+            b = values[k, column + i * runs.column_step]
+            target[k, start + i] = a * b if product else a + b
 
 
 def runs_of(
