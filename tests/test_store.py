@@ -782,7 +782,7 @@ def test_altered_content_is_noticed(kind: str, tmp_path: Path) -> None:
         ("weights", ["adam", "learning_rate=0.01", "tasks"]),
         ("times", ["2 tasks of 2 families", "median 100 ms a step, 50.0 % below 100 ms"]),
         ("search", ["target, 30 steps", "antithetic in 40 coordinates", "lowest 30", "465 lost"]),
-        ("curves", ["5 of 15 inner steps, 1 clipped, 1 diverged", "tuned    adam, 15 rates, 1"]),
+        ("curves", ["5, 15 inner steps each, 1 clipped, 1 diverged", "tuned    adam, 15 rates, 1"]),
         ("eval", ["4 seeds, 15 inner steps", "adam lr=0.1", "0.25 +- 0.01, 3 clipped or diverged"]),
     ],
 )

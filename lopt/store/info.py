@@ -104,7 +104,7 @@ def _curves(path: Path) -> list[str]:
     c = read_curves(path)
     status = c.runs["status"]
     lines = [
-        f"runs          {status.size} of {c.settings['steps']} inner steps, "
+        f"runs          {status.size}, {c.settings['steps']} inner steps each, "
         f"{int((status == 1).sum())} clipped, {int((status == 2).sum())} diverged",
         f"tasks         {_few(c.tasks)}",
     ]
