@@ -12,10 +12,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numba import types
 
+from lopt.borrowed import borrowed
 from lopt.errors import OptimizerError
 from lopt.lanes import entry_point, pin_blas_threads
 from lopt.layout import Layout
 from lopt.registry import build
+from lopt.subnormals import flush, restore
 
 
 class OptData(NamedTuple):
@@ -60,6 +62,17 @@ class State(NamedTuple):
     flat: np.ndarray
     theta: np.ndarray
     layout: Layout
+
+
+@entry_point(types.int64(types.FunctionType(STEP_SIG), *STEP_SIG.args))
+def _step_cpu(step, theta, params, grad, state, loss, is_valid, data, work):
+    before = flush()
+    status = step(
+        borrowed(theta), borrowed(params), borrowed(grad), borrowed(state), loss, is_valid, borrowed(data),
+        borrowed(work),
+    )  # fmt: skip
+    restore(before)
+    return status
 
 
 class Optimizer(abc.ABC):
@@ -187,11 +200,27 @@ class Optimizer(abc.ABC):
         new = state.flat.copy()
         data, work = self.opt_data(state.layout), np.empty(self.work_size(state.layout), np.float32)
         if valid_loss is not None and self.uses_valid_loss:
-            self.entry(state.theta, flat, grad, new, float(valid_loss), 1, data, work)
-        status = self.entry(state.theta, flat, grad, new, float(loss or 0.0), 0, data, work)
+            self.step(state.theta, flat, grad, new, float(valid_loss), 1, data, work)
+        status = self.step(state.theta, flat, grad, new, float(loss or 0.0), 0, data, work)
         if status != 0:
             raise OptimizerError(f"optimizer {self.name!r} refused the step (status {status})")
         return state.layout.views(flat), state._replace(flat=new)
+
+    def step(
+        self,
+        theta: np.ndarray,
+        params: np.ndarray,
+        grad: np.ndarray,
+        state: np.ndarray,
+        loss: float,
+        is_valid: int,
+        data: OptData,
+        work: np.ndarray,
+    ) -> int:
+        """One call of the kernel on the host's arrays, as in a rollout; arguments as `core`'s."""
+        return _step_cpu.compiled(
+            self.entry, theta, params, grad, state, loss, is_valid, data, work
+        )
 
     def check_theta(self, theta: np.ndarray) -> np.ndarray:
         """theta as contiguous float32 of the right shape.

@@ -21,6 +21,7 @@ from lopt.augment import (
     memory_size,
 )
 from lopt.augment import work_size as augment_work_size
+from lopt.borrowed import borrowed
 from lopt.errors import UsageError, unknown
 from lopt.lanes import anywhere, apart, entry_point, kernel, lane, lanes, pin_blas_threads, sync
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
@@ -224,8 +225,9 @@ def _inner_training_cpu(
 ):  # fmt: skip
     before = flush()
     inner_training(
-        evaluate, step, theta, params, state, memory, task_data, opt_data, augment, plan, stream, splits,
-        ceiling, train_loss, outer_loss, status, buffers,
+        evaluate, step, borrowed(theta), borrowed(params), borrowed(state), borrowed(memory),
+        borrowed(task_data), borrowed(opt_data), borrowed(augment), plan, borrowed(stream), splits, ceiling,
+        train_loss, outer_loss, status, borrowed(buffers),
     )  # fmt: skip
     restore(before)
 

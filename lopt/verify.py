@@ -89,7 +89,7 @@ def movement_error(trajectory: Trajectory) -> float:
     worst = 0.0
     for t in range(trajectory.loss.size):
         grad, is_valid = trajectory.grads[t].copy(), int(trajectory.is_valid[t])
-        opt.entry(theta, params, grad, state, float(trajectory.loss[t]), is_valid, data, work)
+        opt.step(theta, params, grad, state, float(trajectory.loss[t]), is_valid, data, work)
         ours = layout.views(params.astype(np.float64) - trajectory.params0)
         theirs = layout.views(trajectory.params[t].astype(np.float64) - trajectory.params0)
         for key in layout.names:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lopt"
 
 # Layer of each module or package directly under lopt/; a new one must be entered here.
 LAYERS = {
-    "tiles": 0, "subnormals": 0, "outer": 0,
+    "tiles": 0, "subnormals": 0, "borrowed": 0, "outer": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
     "rng": 1, "ops": 1, "cuda_lanes": 1, "cuda_device": 1, "cuda_compiler": 1,
     "task": 2, "optimizer": 2, "augment": 2, "cuda_update": 2, "scores": 2, "search_spaces": 2,
@@ -22,7 +22,7 @@ LAYERS = {
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "cluster_model": 7, "verify": 7, "task_times": 7,
     "comparison": 7, "judgement": 7, "card": 7, "optlist": 7, "search_files": 7, "bench": 7,
-    "cli": 8, "__main__": 9, "__init__": 9,
+    "cli": 8, "gpu_check": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
     "mpi4py": {"comm"},

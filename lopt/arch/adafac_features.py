@@ -159,15 +159,15 @@ def spread_over_block(block, values, own, tensor, starts, start, count, product)
     Shapes: block (K, >= count), values (>= K, any): from `own` on the tensor's row means, then its column means.
     """
     runs = tensor.runs
-    i, first = 0, start - tensor.offset
+    first = start - tensor.offset
+    run = first // runs.length
+    i, j, at = 0, first - run * runs.length, 2 * (runs.first + run)
     while i < count:
-        q, j = (first + i) // runs.length, (first + i) % runs.length
         end = min(count, i + runs.length - j)
-        at = 2 * (runs.first + q)
         row = own + starts[at] + j * runs.row_step
         column = own + tensor.n_rows + starts[at + 1] + j * runs.column_step
         spread(block, i, values, row, column, end - i, runs, product)
-        i = end
+        i, j, at = end, 0, at + 2
     sync()
 
 
@@ -205,9 +205,7 @@ def full_features(rows, count, k, moments):
 def features(rows, count, params, grad, state, moments, tensor, starts, start):
     """The 16 or 22 rows of `count` parameters from `start`."""
     n, own = params.size, tensor.own
-    if (
-        tensor.n_rows > 0
-    ):  # long before they are read: what is still on its way to memory is slow to read
+    if tensor.n_rows > 0:  # long before they are read: what is on its way to memory is slow to read
         spread_over_block(rows[13:16], moments.factors, own, tensor, starts, start, count, True)
     adam_like_features(rows, count, params, grad, state, state[N_DECAYS * n :], start)
     if tensor.n_rows > 0:

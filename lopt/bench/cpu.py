@@ -93,7 +93,7 @@ def update_alone(name: str, layout: Layout = MILLION) -> Measured:
     state, work = opt.init_state(theta, layout), np.zeros(opt.work_size(layout), np.float32)
     params = rng.normals(layout.size, rng.stream(0), rng.INIT)
     grad = np.float32(0.01) * rng.normals(layout.size, rng.stream(1), rng.INIT)
-    seconds, sgemm = beside_sgemm(lambda: opt.entry(theta, params, grad, state, 1.0, 0, data, work))
+    seconds, sgemm = beside_sgemm(lambda: opt.step(theta, params, grad, state, 1.0, 0, data, work))
     moved = 4.0 * (
         2 * state.size + 3 * layout.size
     )  # state and parameters read and written, gradient read

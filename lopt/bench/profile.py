@@ -182,7 +182,7 @@ def parts(name: str, label: str, layout: Layout) -> Iterator[Figure]:
 
     def step() -> None:
         for _ in range(times):
-            opt.entry(theta, params, grad, state, 1.0, 0, data, work)
+            opt.step(theta, params, grad, state, 1.0, 0, data, work)
 
     whole, sgemm = beside_sgemm(step)
     yield Figure(f"{name}, {label}: whole step", 1e6 * whole / times, "us", sgemm=sgemm)
