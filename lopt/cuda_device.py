@@ -55,6 +55,12 @@ def processors() -> int:
     return getattr(require().get_current_device(), "MULTIPROCESSOR_COUNT", 1)
 
 
+def peak() -> float:
+    """float32 operations per second of the GPU: 128 multiply-adds a multiprocessor and cycle."""
+    kilohertz = require().get_current_device().CLOCK_RATE
+    return 2.0 * 128 * processors() * 1e3 * kilohertz
+
+
 def stream() -> Any:
     """A queue of work of its own."""
     return require().stream()

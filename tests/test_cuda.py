@@ -12,18 +12,17 @@ from helpers import lane_scheduler
 from helpers.cuda_rollouts import CASES, ESTIMATORS, UPDATES, Elsewhere
 
 import lopt
-from lopt import cuda_rollout, cuda_update, rng
-from lopt.augment import AugmentData
+from lopt import cuda_rollout, cuda_update, rng, store
 from lopt.cli import main
 from lopt.cuda_compiler import STATIC_SHARED, Compiled, compile_entry, missing
 from lopt.cuda_device import LANE_REGISTERS, THREADS
 from lopt.errors import DeviceError
-from lopt.optimizer import OPTIMIZERS, OptData
-from lopt.rollout import Buffers, Schedule, inner_training, runner_on
-from lopt.task import TASKS, TaskData
+from lopt.optimizer import OPTIMIZERS
+from lopt.rollout import Runner, Schedule
+from lopt.task import TASKS
 
 ROOT = Path(__file__).parent.parent
-CLOSE = 1e-4  # of the largest number, over the first steps; what is seen is 1e-6
+CLOSE = 1e-5  # of the largest number, over the first steps; what is seen is 1e-6
 EXPERIMENT = ROOT / "experiments" / "01_digits" / "config.toml"
 
 needs_compiler = pytest.mark.skipif(bool(missing()), reason=missing() or "all there")
@@ -43,7 +42,7 @@ def found(tmp_path_factory) -> dict[str, np.ndarray]:
         timeout=500,
     )
     with np.load(out) as arrays:
-        return dict(arrays)
+        return {**arrays, "folder": out.parent}
 
 
 def same(found: dict[str, np.ndarray], beginning: str) -> int:
@@ -61,8 +60,8 @@ def same(found: dict[str, np.ndarray], beginning: str) -> int:
 def test_particles_of_a_launch_are_those_of_the_cpu(found, case: str) -> None:
     """Losses, parameters, state, status and memory of eight windows: members of pairs apart, windows that go on."""
     assert same(found, case) == 8 * 5
-    one, other = (found[f"cuda/{case}/1/{i}/params"] for i in (2, 3) if i != 1)
-    assert abs(one - other).max() > 100 * CLOSE * abs(one).max() or "adam" in case
+    one, other = (found[f"cuda/{case}/1/{i}/params"] for i in (2, 3))
+    assert abs(one - other).max() > 2 * CLOSE * abs(one).max()
     assert found[f"cuda/{case}/1/0/status"][2] == 3  # evaluations of both windows
     assert found[f"cuda/{case}/1/4/status"][2] == 2  # born in the second
 
@@ -90,6 +89,20 @@ def test_an_update_that_is_refused_changes_nothing(found) -> None:
     assert str(found["refused"]) == (
         "grads has non-finite values; the step was not made; same: True"
     )
+
+
+def test_the_check_of_a_machine_tells_right_from_wrong_and_keeps_the_runs(found) -> None:
+    """A GPU that is off by a thousandth is found; both files hold the runs of both devices."""
+    folder = found["folder"]
+    assert (folder / "verdicts").read_text() == "True False"
+    curves = store.read_curves(folder / "good.h5")
+    assert [e.label for e in curves.entrants] == ["adam on cpu", "adam on cuda"]
+    cpu, cuda = (curves.runs["valid"][curves.rows(0, k), -1] for k in (0, 1))
+    np.testing.assert_allclose(cuda, cpu, rtol=CLOSE)
+    bad = store.read_curves(folder / "bad.h5")
+    names = [f["name"] for f in bad.provenance[0]["figures"]]
+    assert names[0] == "adam on quadratic: first 10 losses, GPU against CPU"
+    assert bad.provenance[0]["figures"][0]["value"] == pytest.approx(1e-3, rel=1e-2)
 
 
 @needs_compiler
@@ -124,31 +137,56 @@ def test_teams_of_a_multiprocessor(registers: int, threads: int, teams: int) -> 
     assert Compiled(True, True, True, registers, 0, 0, 0).teams(threads) == teams
 
 
-def test_a_whole_window_does_not_depend_on_the_lanes() -> None:
-    """Two inner steps with validation and outer losses, fused, under the scheduler that finds missing barriers."""
-    task, opt = lopt.task("quadratic", dims=5), lopt.optimizer("adam")
-    runner = runner_on("cpu", task, opt, Schedule(valid_every=1, outer_every=1))
-    stream = rng.stream(0)
-    particle = runner.start(opt.init_theta(), stream)
-    evaluate, step = (lane_scheduler.on_team(c) for c in (type(task).core, type(opt).core))
+def launch_arguments(runner, thetas, scales) -> tuple:
+    """What `CudaRunner.launch` passes: particle p stands in place 2 - p, begins at p inner steps and makes two."""
+    task, opt, n = runner.task, runner.opt, len(scales)
+    addresses = np.stack([rng.stream(0, 0, p) for p in range(n)])
+    particles = [runner.start(theta, a) for theta, a in zip(thetas, addresses, strict=True)]
+    job = np.array([(p, 2 - p, p, 2, 1, 1, 1) for p in range(n)])
+    rows = [
+        np.zeros((3, getattr(particles[0], k).size), np.float32)
+        for k in ("params", "state", "memory")
+    ]
+    for p, particle in enumerate(particles):
+        rows[0][2 - p], rows[1][2 - p] = particle.params, particle.state
+    widths = np.array([
+        thetas[0].size, task.layout.size, particles[0].state.size, 0, task.batch_size,
+        task.work_size(task.batch_size), opt.work_size(task.layout), 0,
+    ])  # fmt: skip
+    scratch = [np.zeros((1, max(w, 1)), np.float32) for w in widths[[0, 1, 5, 6, 7]]]
+    return (
+        np.stack(thetas), np.array(scales, np.float32), addresses, job, addresses, *rows, np.zeros((3, 3), np.int64),
+        *task.arrays, *opt.opt_data(task.layout), np.zeros(0, np.float32), np.zeros(6),
+        np.array(task.splits).reshape(-1), 1e10, np.zeros((n, 2)), np.zeros((n, 2)), widths, *scratch[:2],
+        np.zeros((1, task.batch_size), np.int64), *scratch[2:],
+    )  # fmt: skip
 
-    def window(theta, params, state, status, train, outer, grad, rows, task_work, opt_work):
-        buffers = Buffers(grad, rows, task_work, opt_work, opt_work[:0])
-        inner_training(
-            evaluate, step, theta, params, state, particle.memory, TaskData(*task.arrays),
-            OptData(*opt.opt_data(task.layout)), AugmentData(np.zeros(0, np.float32), np.zeros(6)),
-            np.array([0, 2, 1, 1, 1]), stream, np.array(task.splits, np.int64).reshape(-1), 1e10, train, outer, status,
-            buffers,
-        )  # fmt: skip
 
-    def arguments():
-        return (
-            opt.init_theta(), particle.params.copy(), particle.state.copy(), particle.status.copy(), np.zeros(2),
-            np.zeros(2), np.zeros(5, np.float32), np.zeros(task.batch_size, np.int64),
-            np.zeros(task.work_size(task.batch_size), np.float32), np.zeros(opt.work_size(task.layout), np.float32),
-        )  # fmt: skip
-
-    lane_scheduler.check(window, arguments, scratch=(6, 8, 9), lane_counts=(1, 3))
+def test_a_launch_trains_every_particle_with_its_own_theta_whatever_the_lanes() -> None:
+    """The entry itself, under the scheduler that finds missing barriers; losses as each particle has them alone."""
+    task = lopt.task("logistic", batch_size=3, init_std=0.5)
+    runner = Runner(task, lopt.optimizer("sgd", learning_rate=0.5), Schedule(outer_every=1))
+    theta = runner.opt.init_theta()
+    thetas, scales = [theta, theta - np.float32(1.0), theta], [0.1, 0.0, -0.1]
+    entry = cuda_rollout.training_kernel(
+        *(lane_scheduler.on_team(c) for c in (type(task).core, type(runner.opt).core))
+    )
+    arguments = launch_arguments(runner, thetas, scales)
+    lane_scheduler.run(entry, arguments, 1)
+    for p, (base, scale) in enumerate(zip(thetas, scales, strict=True)):
+        address = rng.stream(0, 0, p)
+        own = base + np.float32(scale) * rng.normals(base.size, address, rng.PERTURB)
+        alone = runner.start(own, address)
+        alone.t = p
+        train, outer = runner.advance(own, alone, 2, address)
+        np.testing.assert_allclose(arguments[19][p], train, rtol=1e-5)
+        np.testing.assert_allclose(arguments[20][p], outer, rtol=1e-5)
+    lane_scheduler.check(
+        entry,
+        lambda: launch_arguments(runner, thetas, scales),
+        scratch=(22, 23, 25, 26, 27),
+        lane_counts=(1, 3),
+    )
 
 
 def no_gpu() -> bool:

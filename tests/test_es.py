@@ -11,7 +11,7 @@ import pytest
 from helpers.episodes import episodes_of
 from helpers.es_problems import Balance, Drift, Plain, one_step, settings, z_of
 
-from lopt import config
+from lopt import config, rng
 from lopt.comm import SerialComm
 from lopt.errors import ConfigError, LostPairsError, UsageError
 from lopt.es import ESTIMATORS, make_estimator
@@ -361,3 +361,62 @@ def test_the_configuration_of_a_run_fits(difference):
         theta = np.ones(4, np.float32)
         grad = estimator.step(theta, 0, estimator.init(theta))[0].grad
         assert estimator.name == name and (grad != 0).all()
+
+
+# Problems that run all members at once
+
+
+class AllAtOnce(Drift):
+    """`Drift` as a device would have it; pair 1 cannot start in episode 2."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.batched, self.batches = True, []
+
+    def start(self, theta, episode, pair):
+        if (episode, pair) == (2, 1):
+            raise RuntimeError("no start")
+        return super().start(theta, episode, pair)
+
+    def run_many(self, requests):
+        self.batches.append(len(requests))
+        for theta, *_ in requests:
+            z = np.empty(theta.array.size, np.float32)
+            rng.normals_into(z, 0, theta.recipe.stream, rng.PERTURB, 0)
+            made = theta.recipe.base + np.float32(theta.recipe.scale) * z
+            np.testing.assert_allclose(made, theta.array, rtol=1e-6, atol=1e-6)
+        return [self.run(r.theta.array, *r[1:]) for r in requests]
+
+
+@pytest.mark.parametrize("table", [0, 100])
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_all_at_once_or_pair_after_pair_is_the_same(name, table):
+    """Bits of losses and gradients; a member that cannot start is left out of the batch and lost."""
+    found = []
+    for batched in (True, False):
+        problem = AllAtOnce(5, 2)
+        problem.batched = batched
+        cfg = settings(estimator=name, pairs=6, truncation=2, noise_table=table)
+        estimator = make_estimator(cfg, problem, SerialComm(), 0)
+        theta = np.linspace(-1, 1, 5, dtype=np.float32)
+        state = estimator.init(theta)
+        for t in range(4):
+            estimate, state = estimator.step(theta, t, state)
+            found.append((estimate.losses, estimate.grad, estimate.n_lost, estimate.fault))
+        assert len(problem.batches) == (4 if batched else 0)
+    for a, b in zip(found[:4], found[4:], strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+        assert a[2:] == b[2:]
+
+
+def test_an_exception_in_a_batch_loses_all_of_it():
+    problem = AllAtOnce(3, 2)
+    problem.run_many = lambda requests: [] if requests else None
+    cfg = settings(estimator="nres", pairs=2, truncation=2)
+    estimator = make_estimator(cfg, problem, SerialComm(), 0)
+    theta = np.zeros(3, np.float32)
+    with pytest.raises(
+        LostPairsError, match=r"lost 2 of 2 pairs.*2 raised an exception.*StopIteration"
+    ):
+        estimator.step(theta, 0, estimator.init(theta))

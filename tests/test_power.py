@@ -51,6 +51,7 @@ GPES, NOISE_TABLE, POPULATIONS = (
     f"test_{f}.py::test_" for f in ("gpes", "noise_table", "populations")
 )
 
+LAUNCH = "test_cuda.py::test_a_launch_trains_every_particle_with_its_own_theta_whatever_the_lanes"
 STACK = OPS + "stack_does_not_depend_on_the_lanes[widths1]"
 TEXTBOOK = OPTIMIZERS + "hand_made_optimizers_follow_the_textbook"
 HIERARCHICAL = VERIFY + "trajectory_is_reproduced[case0-rnn_mlp]"
@@ -103,6 +104,16 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("dropout in validation", "tasks/transformer_options.py",
      "keep = hyper[0] if split == TRAIN else one", "keep = hyper[0]",
      ATTENTION + "dropout_is_off_outside_of_training"),
+
+    ("no barrier before sums along runs", "arch/factored.py",
+     "        sums[i] = cast(0.0)\n    sync()\n", "        sums[i] = cast(0.0)\n",
+     LEARNED + "long_reductions_do_not_depend_on_the_lanes[adafac_mlp]"),
+    ("sums of a stretch are products", "outer.py",
+     "values[k, fixed] + values[k, moving + i]\n\n\n", "values[k, fixed] * values[k, moving + i]\n\n\n",
+     TILES + "outer_products_and_sums_of_a_stretch[5-16-float32]"),
+    ("a rate beside its floor as if it were a time", "bench/measure.py",
+     "return self.floor / self.value if self.at_most", "return self.floor / self.value if not self.at_most",
+     "test_bench.py::test_a_row_beside_its_floor_and_what_was_asked[50.0-False-0.5-False]"),
 
     # Memory
     ("two buffers for gradients of maps", "tasks/conv_common.py",
@@ -391,6 +402,20 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("verdict reversed", "evaluate.py",
      "if learned.mean < rival.mean", "if learned.mean > rival.mean",
      EVALUATE + "the_verdict_is_honest"),
+
+    # GPU
+    ("noise added to a theta that is not there yet", "cuda_rollout.py",
+     "theta[i] = base[i]\n            sync()\n", "theta[i] = base[i]\n", LAUNCH),
+    ("both members of a pair at theta + sigma z on a GPU", "cuda_rollout.py",
+     "theta, scales[p], 0, noise[p]", "theta, abs(scales[p]), 0, noise[p]", LAUNCH),
+    ("a batch read before all its rows are drawn", "rollout.py",
+     "rng.BATCH + TRAIN, t)\n            sync()\n", "rng.BATCH + TRAIN, t)\n", LAUNCH),
+    ("a CPU in place of the GPU that was asked for", "rollout.py",
+     'if device == "cpu":', "if device in DEVICES:",
+     ROLLOUT + "bad_arguments_are_refused[DeviceError-'cuda'-arguments2]"),
+    ("losses of a batch given to the wrong members", "es/pairs.py",
+     "[next(done) for _ in requests]", "[next(done) for _ in requests][::-1]",
+     ES + "all_at_once_or_pair_after_pair_is_the_same[nres-0]"),
 
     # Scores and comparisons
     ("an envelope that forgets", "scores.py",

@@ -9,6 +9,7 @@ It writes "<device>/<case>/<what>" for the devices "cpu" and "cuda".
 
 import functools
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers.lane_scheduler import interpreted
 from helpers.simulator import HOOKS, entry, plain
 
 import lopt
-from lopt import cuda_device, cuda_rollout, cuda_update, rng
+from lopt import cuda_device, cuda_rollout, cuda_update, gpu_check, rng
 from lopt.augment import augment
 from lopt.comm import SerialComm
 from lopt.errors import OptimizerError
@@ -171,6 +172,18 @@ def refused() -> str:
     return "nothing"
 
 
+def check_files(folder: Path) -> None:
+    """`lopt.gpu_check`, without benches: once as it is, once on a GPU that computes something else."""
+    gpu_check.CASES = (("quadratic:dims=2", "adam"),)
+    gpu_check.SEEDS, gpu_check.STEPS = 3, 10
+    gpu_check.gpu = SimpleNamespace(figures=lambda: iter(()))
+    good = gpu_check.check(folder / "good.h5")
+    right = gpu_check.gpu_runs
+    gpu_check.gpu_runs = lambda *case: tuple(x * np.float64(1.001) for x in right(*case))
+    bad = gpu_check.check(folder / "bad.h5")
+    (folder / "verdicts").write_text(f"{good} {bad}")
+
+
 def main(path: str) -> None:
     """Everything, on both devices."""
     cuda_device.THREADS = LANES
@@ -186,6 +199,7 @@ def main(path: str) -> None:
         found |= {f"{device}/single/{k}": v for k, v in single(device).items()}
         for name in ESTIMATORS:
             found |= {f"{device}/{k}": v for k, v in estimates(device, name).items()}
+    check_files(Path(path).parent)
     np.savez(path, **found)
 
 
