@@ -105,9 +105,9 @@ BREAKAGES = [Breakage(*entry) for entry in (
      "keep = hyper[0] if split == TRAIN else one", "keep = hyper[0]",
      ATTENTION + "dropout_is_off_outside_of_training"),
 
-    ("no barrier before sums along runs", "arch/factored.py",
-     "        sums[i] = cast(0.0)\n    sync()\n", "        sums[i] = cast(0.0)\n",
-     LEARNED + "long_reductions_do_not_depend_on_the_lanes[adafac_mlp]"),
+    ("sums of squares along runs instead of means", "arch/factored.py",
+     "] = s / cast(length) + eps", "] = s + eps",
+     VERIFY + "trajectory_is_reproduced[case0-adafac_mlp]"),
     ("sums of a stretch are products", "outer.py",
      "values[k, fixed] + values[k, moving + i]\n\n\n", "values[k, fixed] * values[k, moving + i]\n\n\n",
      TILES + "outer_products_and_sums_of_a_stretch[5-16-float32]"),
