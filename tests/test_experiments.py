@@ -137,6 +137,28 @@ def test_evaluation(tmp_path):
     assert (tmp_path / "tiny.h5").read_bytes() == before
 
 
+def test_implicit_regularisation(tmp_path):
+    """x - y and x + y of gradient descent, momentum and AdamW follow their closed forms at every step."""
+    tiny = ROOT / "experiments" / "09_implicit_regularisation" / "tiny.toml"
+    out = run("09_implicit_regularisation", "--out", str(tmp_path), "--config", str(tiny))
+    assert "as expected" in out and "NOT" not in out
+    assert (tmp_path / "implicit.png").stat().st_size > 10_000
+    with h5py.File(tmp_path / "trajectories.h5") as file:
+        points, steps = file["points"][()].astype(np.float64), file["steps"][()]
+        own = dict(zip(file.attrs["entrants"], points, strict=True))
+    gap = {name: x[..., 0] - x[..., 1] for name, x in own.items()}
+    total = {name: x.sum(axis=-1) for name, x in own.items()}
+    first = gap["sgd"][:, :1]
+    np.testing.assert_allclose(gap["sgd"], first * 0.9**steps, atol=1e-6)
+    # d <- d - lr m, m <- b m + 2 d
+    turn = np.array([[1 - 0.02, -0.01 * 0.9], [2.0, 0.9]])
+    heavy = [np.linalg.matrix_power(turn, t)[0, 0] for t in steps]
+    np.testing.assert_allclose(gap["momentum"], first * heavy, atol=1e-5)
+    for name in ("sgd", "momentum", "adam", "anchored, theta = 0"):
+        np.testing.assert_allclose(total[name], total[name][:, :1] + 0 * steps, atol=2e-6)
+    np.testing.assert_allclose(total["adamw"], total["adamw"][:, :1] * 0.999**steps, atol=2e-6)
+
+
 def test_the_evaluation_is_held_out():
     """At least 60 tasks, of families that neither training nor validation has; optional ones on data of their own."""
     names = {
