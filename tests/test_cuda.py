@@ -164,10 +164,10 @@ def launch_arguments(runner, thetas, scales) -> tuple:
 
 def test_a_launch_trains_every_particle_with_its_own_theta_whatever_the_lanes() -> None:
     """The entry itself, under the scheduler that finds missing barriers; losses as each particle has them alone."""
-    task = lopt.task("logistic", batch_size=3, init_std=0.5)
-    runner = Runner(task, lopt.optimizer("sgd", learning_rate=0.5), Schedule(outer_every=1))
+    task = lopt.task("logistic", batch_size=8, init_std=0.5)
+    runner = Runner(task, lopt.optimizer("adam"), Schedule(outer_every=1))
     theta = runner.opt.init_theta()
-    thetas, scales = [theta, theta - np.float32(1.0), theta], [0.1, 0.0, -0.1]
+    thetas, scales = [theta, theta - np.float32(0.5), theta], [0.1, 0.0, -0.1]
     entry = cuda_rollout.training_kernel(
         *(lane_scheduler.on_team(c) for c in (type(task).core, type(runner.opt).core))
     )
