@@ -98,4 +98,4 @@ def padded(width: int) -> int:
 
 def kernel(function: Callable[..., None]) -> Any:
     """`function` as an entry that is launched as kernel[teams, THREADS, queue](...); compiled at its first launch."""
-    return require().jit(function, max_registers=LANE_REGISTERS)
+    return require().jit(function, max_registers=LANE_REGISTERS, lto=False)  # as in cuda_compiler
