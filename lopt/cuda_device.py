@@ -6,6 +6,7 @@ Nothing here runs before a GPU is asked for.  Asking for one that is not there i
 import ctypes
 import functools
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -39,10 +40,15 @@ def require() -> Any:
 def select(node_rank: int, node_size: int) -> None:
     """Take the GPU that has the number of this rank on its node, for the rest of the process.
 
+    Where the launcher shows each rank a GPU of its own (CUDA_VISIBLE_DEVICES), take that.
+
     Raises:
         DeviceError: as `require`; or the node has fewer GPUs than ranks.
     """
     found = len(require().gpus)
+    if found == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+        require().select_device(0)
+        return
     if node_size > found:
         raise DeviceError(
             f"device 'cuda': {node_size} ranks on a node with {found} GPU(s); start one rank for each GPU"

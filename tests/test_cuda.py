@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers import lane_scheduler
 from helpers.cuda_rollouts import CASES, ESTIMATORS, UPDATES, Elsewhere
 
 import lopt
-from lopt import cuda_rollout, cuda_update, rng, store
+from lopt import cuda_device, cuda_rollout, cuda_update, rng, store
 from lopt.cli import main
 from lopt.cuda_compiler import STATIC_SHARED, Compiled, compile_entry, missing
 from lopt.cuda_device import LANE_REGISTERS, THREADS
@@ -187,6 +188,32 @@ def test_a_launch_trains_every_particle_with_its_own_theta_whatever_the_lanes() 
         scratch=(22, 23, 25, 26, 27),
         lane_counts=(1, 3),
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "rank", "size", "taken"),
+    [(4, None, 2, 4, 2), (4, "0,1,2,3", 1, 2, 1), (1, "3", 2, 4, 0), (1, None, 0, 1, 0)],
+)
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch, gpus, visible, rank, size, taken) -> None:
+    asked = []
+    with_gpus(monkeypatch, gpus, visible, asked)
+    cuda_device.select(rank, size)
+    assert asked == [taken]
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(1, None), (2, None), (3, "0,1,2")])
+def test_more_ranks_than_gpus_are_refused(monkeypatch, gpus: int, visible: str | None) -> None:
+    with_gpus(monkeypatch, gpus, visible, [])
+    with pytest.raises(DeviceError, match=rf"4 ranks on a node with {gpus} GPU\(s\)"):
+        cuda_device.select(0, 4)
+
+
+def with_gpus(monkeypatch, gpus: int, visible: str | None, asked: list[int]) -> None:
+    driver = SimpleNamespace(gpus=range(gpus), select_device=asked.append)
+    monkeypatch.setattr(cuda_device, "require", lambda: driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
 
 def no_gpu() -> bool:
