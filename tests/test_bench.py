@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lopt.bench import cpu, es, line, load, noise, run_suite, save
+from lopt.bench import cpu, es, line, load, noise, page, run_suite, save
 from lopt.bench.measure import Figure, Measured, Row
 from lopt.errors import UsageError
 from lopt.layout import Layout
@@ -42,11 +42,12 @@ def test_what_could_not_be_measured_says_why():
 
 
 def test_multiply_adds_of_an_update():
-    """1,824 a parameter and 116 x 256 a tensor; 88 a parameter."""
+    """1,824 a parameter and 116 x 256 a tensor; 88 a parameter; 1,344."""
     layout = Layout([("w", (30, 10)), ("b", (10,))])
     found = cpu.operations(optimizer("hierarchical"), layout)
     assert found == 2 * (1824 * 310 + 116 * 256 * 2)
     assert cpu.operations(optimizer("adafac_mlp"), layout) == 2 * 88 * 310
+    assert cpu.operations(optimizer("mlp"), layout) == 2 * 1344 * 310
 
 
 def test_figures_come_back_from_a_file(tmp_path: Path):
@@ -81,6 +82,24 @@ def test_the_roofline_draws_costs(tmp_path: Path):
     rate, time = [(1, 0), (2, 0), (1.25, 0), (10, 0)], [(1, 1), (3, 1), (2, 1), (8, 1)]
     assert drawn[0] == sorted(rate + time)
     assert drawn[1] == [(1, 0), (2, 0), (4, 0)]
+
+
+def test_tables_of_a_page_are_written_anew():
+    text = "a\n<!-- table -->\nold\n<!-- end -->\nb\n<!-- profile -->\n<!-- end -->\nc\n"
+    rows = [Figure("r", 2.0, "s"), Figure("part", 3.0, "us")]
+    once = page.filled(text, rows)
+    assert page.filled(once, rows) == once
+    table, profile = once.split("b\n")
+    assert ("old" in once, line(rows[0]) in table, line(rows[1]) in profile) == (False, True, True)
+    assert (once[:2], once[-2:], "part" in table) == ("a\n", "c\n", False)
+    with pytest.raises(UsageError, match="no marks <!-- profile -->"):
+        page.filled("<!-- table -->\n<!-- end -->\n", rows)
+
+
+def test_the_page_about_speed_has_the_rows_of_today():
+    text = (Path(__file__).parent.parent / "docs" / "performance.md").read_text()
+    missing = [row.name for row in cpu.ROWS if f"| {row.name} |" not in text]
+    assert missing == [], "write docs/performance.md anew: python -m lopt.bench.page"
 
 
 def test_an_unknown_suite_is_refused():

@@ -119,7 +119,16 @@ def adafac_products(opt: Optimizer, layout: Layout) -> float:
     return layout.size * opt.hidden * (16 + opt.hidden + 2)
 
 
-PRODUCTS = {"hierarchical": hierarchical_products, "adafac_mlp": adafac_products}
+def mlp_products(opt: Optimizer, layout: Layout) -> float:
+    """Multiply-adds: features, two hidden layers and two outputs per parameter."""
+    return layout.size * opt.hidden * (opt.n_features + opt.hidden + 2)
+
+
+PRODUCTS = {
+    "hierarchical": hierarchical_products,
+    "adafac_mlp": adafac_products,
+    "mlp": mlp_products,
+}
 
 
 def meta_training(steps: int = 3) -> Measured:
