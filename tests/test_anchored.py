@@ -8,9 +8,11 @@ from helpers.replay import Replay, busy_theta, movement_error, normals
 
 import lopt
 from lopt.arch.anchored import Anchored
+from lopt.arch.orthogonal import columns_of, orthogonal_factor, orthogonal_sizes
 from lopt.arch.per_parameter import BLOCK, KEPT
 from lopt.errors import OptimizerError
 from lopt.layout import Layout
+from lopt.optimizer import TABLE_COLUMNS, nonempty_table
 
 MIXED = Layout((("a", (6, 5)), ("s", ()), ("k", (2, 3, 4, 5)), ("one", (1,)), ("b", (7,))))
 BLOCKS = Layout((("w", (40, 30)), ("b", (30,))))
@@ -20,8 +22,9 @@ OPTIONS = {
     "linear": Anchored(),
     "hidden": Anchored(hidden=8),
     "lstm": Anchored(lstm_hidden=5),
+    "orthogonal": Anchored(orthogonal=True),
     "everything": Anchored(
-        hidden=4, lstm_hidden=3, valid_loss=True, weight_decay=0.1, total_steps=6
+        hidden=4, lstm_hidden=3, valid_loss=True, weight_decay=0.1, orthogonal=True, total_steps=6
     ),
 }
 FULL = OPTIONS["everything"]
@@ -56,7 +59,7 @@ def unit_rms_adam(params: dict, grads: list[dict], rate: float) -> dict:
     return params
 
 
-@pytest.mark.parametrize("name", ["linear", "hidden", "lstm"])
+@pytest.mark.parametrize("name", ["linear", "hidden", "lstm", "orthogonal"])
 def test_at_theta_zero_it_is_adam_of_unit_rms(name: str) -> None:
     opt = OPTIONS[name]
     params = normals(BLOCKS.size, 3)
@@ -161,8 +164,45 @@ def test_cosine_ends_at_zero() -> None:
     assert np.array_equal(run.params, run.step(normals(MIXED.size, 80)))
 
 
+def factor_of(m: np.ndarray) -> np.ndarray:
+    """The kernel's rough orthogonal factor of a matrix."""
+    first, second = np.full(m.size, np.nan), np.full(m.size, np.nan)
+    squares = np.full(2 * min(m.shape) ** 2, np.nan)
+    norm = np.linalg.norm(m)
+    orthogonal_factor(
+        m.reshape(-1), m.shape[1], 1 / norm if norm > 0 else 0.0, first, second, squares
+    )
+    return second.reshape(m.shape)
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5), (1, 6), (6, 1)])
+def test_singular_values_go_through_the_polynomial_and_vectors_stay(shape) -> None:
+    u, s, vt = np.linalg.svd(normals(math.prod(shape), 9).reshape(shape), full_matrices=False)
+    s = np.geomspace(0.01, 1.0, s.size)
+    expected = s / np.linalg.norm(s)
+    for _ in range(5):
+        expected = 3.4445 * expected - 4.7750 * expected**3 + 2.0315 * expected**5
+    assert factor_of((u * s) @ vt) == pytest.approx((u * expected) @ vt, abs=1e-12)
+    assert 0.65 < expected.min() and expected.max() < 1.25
+
+
+def test_a_matrix_of_zeros_has_no_orthogonal_factor() -> None:
+    assert np.array_equal(factor_of(np.zeros((3, 2))), np.zeros((3, 2)))
+
+
+def test_which_tensors_are_matrices() -> None:
+    shapes = {"m": (6, 5), "s": (), "k": (2, 3, 4, 5), "one": (1, 1), "b": (7,), "row": (1, 9)}
+    layout = Layout(tuple(shapes.items()))
+    table = nonempty_table(layout)
+    columns = [columns_of(table, 1 + TABLE_COLUMNS * k) for k in range(len(shapes))]
+    assert columns == [5, 0, 5, 0, 0, 0]
+    assert orthogonal_sizes(layout) == (120, 25)
+    assert orthogonal_sizes(Layout((("b", (7,)),))) == (0, 0)
+
+
 def test_sizes_of_the_meta_parameters() -> None:
     assert Anchored().theta_layout.size == 13 + 14
+    assert Anchored(orthogonal=True).theta_layout.size == 13 + 14 + 1
     assert Anchored(hidden=8).theta_layout.size == 13 + 14 + 8 * (13 + 2)
     assert Anchored(lstm_hidden=16).theta_layout.size == 13 + 14 + 16 + 4 * 16 * (14 + 16 + 1)
 

@@ -45,6 +45,7 @@ ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 SCALE, CLUSTER = "test_scale.py::test_", "test_cluster_model.py::test_"
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
+ANCHORED = "test_anchored.py::test_"
 SCORES, COMPARISON = (f"test_{f}.py::test_" for f in ("scores", "comparison"))
 ATTENTION, MEMORY = "test_attention.py::test_", "test_memory.py::test_"
 GPES, NOISE_TABLE, POPULATIONS = (
@@ -94,6 +95,13 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("a gradient overwrites what the derivative reads", "ops/activations.py",
      "Returned(y if reads_argument(code) else x)", "Returned(x if reads_argument(code) else y)",
      OPS + "stack_gradients[widths1]"),
+    ("the cubic term of the polynomial has the wrong sign", "arch/orthogonal.py",
+     "poly[i, j] = b * gram[i, j] +", "poly[i, j] = -b * gram[i, j] +",
+     ANCHORED + "singular_values_go_through_the_polynomial_and_vectors_stay[shape0]"),
+    ("an orthogonal factor enters with the size it has", "arch/anchored.py",
+     "np.float64(weights.orthogonal[0]) * see.inverse_root(mean_square)",
+     "np.float64(weights.orthogonal[0])",
+     ANCHORED + "float64_kernel_agrees_with_the_reference[orthogonal-mixed]"),
     ("what dropout leaves is not divided by its share", "ops/dropout.py",
      "zero, factor = x.dtype.type(0.0), x.dtype.type(1.0) / x.dtype.type(keep)",
      "zero, factor = x.dtype.type(0.0), x.dtype.type(1.0)",

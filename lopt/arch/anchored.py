@@ -5,7 +5,8 @@ correction is normalised with Adam's direction to unit RMS over the tensor, the 
 the layer, an LSTM per tensor (or a linear map) gives its multiple.  theta = 0 is Adam (0.9, 0.999) whose direction is
 brought to unit RMS in every tensor, so that meta-training begins at a baseline.
 
-Its parts: anchored_features.py (what it sees of a parameter), anchored_head.py (step size), anchored_views.py (memory).
+Its parts: anchored_features.py (what it sees of a parameter), orthogonal.py (of a matrix), anchored_head.py (step size),
+anchored_views.py (memory).
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from lopt import rng
 from lopt.arch import anchored_features as see
 from lopt.arch import anchored_head as head
 from lopt.arch import anchored_views as views
+from lopt.arch.orthogonal import columns_of, orthogonal_factor, orthogonal_sizes
 from lopt.arch.per_parameter import BLOCK, KEPT, clear_rows
 from lopt.errors import OptimizerError
 from lopt.lanes import (
@@ -112,12 +114,41 @@ def add_hidden(direction, units, bias, outer):
 
 
 @kernel
+def add_orthogonal(direction, factor, weight):
+    """direction (n,) += weight factor, n entries of an orthogonal factor; weight of unit RMS over the tensor."""
+    for i in range(lane(), direction.size, lanes()):
+        direction[i] += weight * factor[i]
+    sync()
+
+
+@kernel
+def look_at_matrix(k, memory, weights, work, sizes, offset, size):
+    """What the orthogonal factor of tensor k's fastest momentum is multiplied by; 0 where it is not looked at.
+
+    The factor is left in work.matrix[1, :size].
+    """
+    columns = columns_of(sizes[views.TABLE :], 1 + TABLE_COLUMNS * k)
+    if sizes[views.MATRIX] == 0 or columns == 0:
+        return 0.0
+    inverse_norm = np.float64(work.factors[k, see.M]) / math.sqrt(size)
+    first, factor = work.matrix[0, :size], work.matrix[1, :size]
+    orthogonal_factor(
+        memory.m[offset : offset + size], columns, inverse_norm, first, factor, work.grams
+    )
+    clear_partials(work.partials)
+    add_square_partials(factor, size, work.partials)
+    mean_square = np.float64(fold_partials(work.partials)) / size
+    return np.float64(weights.orthogonal[0]) * see.inverse_root(mean_square)
+
+
+@kernel
 def move_tensor(k, params, grad, memory, weights, work, sizes, root2, decay):
     """Direction of tensor k into grad, then w <- w - rate (direction / rms(direction) + decay w)."""
     table, n, cast = sizes[views.TABLE :], params.size, params.dtype.type
     offset, size = table[1 + TABLE_COLUMNS * k], table[2 + TABLE_COLUMNS * k]
     mixed_weights(work.mixed, weights, work.factors[k])
     rms_g, rms_v = np.float64(work.norms[k, 0]), np.float64(work.norms[k, 1])
+    of_matrix = look_at_matrix(k, memory, weights, work, sizes, offset, size)
     clear_partials(work.partials)
     for start in range(offset, offset + size, BLOCK):
         count = min(BLOCK, offset + size - start)
@@ -129,6 +160,9 @@ def move_tensor(k, params, grad, memory, weights, work, sizes, root2, decay):
         out = work.out[: work.mixed.shape[0] * count].reshape(work.mixed.shape[0], count)
         matmul(work.mixed, rows, out)
         add_hidden(out[0], out[1:], weights.bias, weights.outer)
+        if of_matrix != 0.0:
+            at = start - offset
+            add_orthogonal(out[0], work.matrix[1, at : at + count], cast(of_matrix))
         own = grad[start : start + count]
         for i in range(lane(), count, lanes()):
             own[i] = out[0, i]
@@ -190,6 +224,8 @@ class Anchored(Optimizer):
     valid_loss    whether the optimizer sees validation losses (the generalisation gap is an input of the head)
     rate          step of theta = 0, relative to the initial RMS of the layer; the user's knob, if one is wanted
     weight_decay  decoupled: w <- w - rate (direction + weight_decay w)
+    orthogonal    whether the direction of a matrix also has a learned share of the orthogonal factor of its momentum; a
+                  step then costs ten more products of that matrix with itself
     total_steps   length of a cosine decay of all steps to 0; 0: none
     """
 
@@ -198,6 +234,7 @@ class Anchored(Optimizer):
     valid_loss: bool = False
     rate: float = 0.01
     weight_decay: float = 0.0
+    orthogonal: bool = False
     total_steps: int = 0
 
     core = staticmethod(anchored_step)
@@ -228,6 +265,7 @@ class Anchored(Optimizer):
         ]
         tensors += [("rate/direct", (head.INPUTS,)), ("rate/recurrent", (q,))]
         tensors += [("rate/lstm", (head.INPUTS + q, 4 * q)), ("rate/lstm_bias", (4 * q,))]
+        tensors += [("direction/orthogonal", (int(self.orthogonal),))]
         return Layout((name, shape) for name, shape in tensors if 0 not in shape)
 
     def init_theta(self, seed: int = 0) -> np.ndarray:
@@ -242,6 +280,7 @@ class Anchored(Optimizer):
 
     def sizes(self, layout: Layout) -> np.ndarray:
         slots = [self.hidden, self.lstm_hidden, self.total_steps, int(self.valid_loss)]
+        slots += orthogonal_sizes(layout) if self.orthogonal else (0, 0)
         return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])
 
     def hyper(self) -> np.ndarray:
@@ -258,5 +297,11 @@ class Anchored(Optimizer):
 
     @classmethod
     def examples(cls) -> list["Anchored"]:
-        full = {"hidden": 4, "lstm_hidden": 3, "valid_loss": True, "weight_decay": 0.1}
+        full = {
+            "hidden": 4,
+            "lstm_hidden": 3,
+            "valid_loss": True,
+            "weight_decay": 0.1,
+            "orthogonal": True,
+        }
         return [cls(), cls(hidden=8), cls(**full), cls(total_steps=7)]

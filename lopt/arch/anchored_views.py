@@ -11,8 +11,9 @@ from lopt.arch.per_parameter import BLOCK, KEPT
 from lopt.lanes import PARTIALS, Returned, kernel, lane, sync
 from lopt.optimizer import TABLE_COLUMNS
 
-# data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay
-HIDDEN, LSTM, TOTAL_STEPS, SEES_VALID, TABLE = range(5)
+# data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay.  MATRIX, SQUARE: elements of the largest
+# matrix and of its smaller side's square, 0 if the optimizer does not look at matrices.
+HIDDEN, LSTM, TOTAL_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(7)
 RATE, DECAY = range(2)
 
 
@@ -27,6 +28,7 @@ class Weights(NamedTuple):
     recurrent: np.ndarray  # (Q,) from the LSTM to the log step size
     lstm: np.ndarray  # (14 + Q, 4 Q)
     lstm_bias: np.ndarray  # (4 Q,)
+    orthogonal: np.ndarray  # (1,) from the orthogonal factor to the direction, or empty
 
 
 class Memory(NamedTuple):
@@ -55,6 +57,8 @@ class Work(NamedTuple):
     rates: np.ndarray  # (T,)
     typical: np.ndarray  # (1,) RMS of all parameters at the start
     mixed: np.ndarray  # (1 + H, 13)
+    matrix: np.ndarray  # (2, largest matrix) the orthogonal factor is in the second row
+    grams: np.ndarray  # (2 squares,) of its smaller side
     out: np.ndarray  # ((1 + H) block,)
     rows: np.ndarray  # (13 N,) if N <= KEPT, else (13 block,)
 
@@ -79,6 +83,7 @@ def weights_of(theta, sizes):
         theta[e:f],
         theta[f:g].reshape(INPUTS + q, 4 * q),
         theta[g : g + 4 * q],
+        theta[g + 4 * q :],
     )
 
 
@@ -119,6 +124,8 @@ def work_of(work, sizes, n):
     k = j + 1
     p = k + (1 + h) * FEATURES
     r = p + (1 + h) * min(n, BLOCK)
+    s = r + 2 * sizes[MATRIX]
+    u = s + 2 * sizes[SQUARE]
     return Work(
         work[:a],
         work[a:b].reshape(FEATURES, PARTIALS),
@@ -131,8 +138,10 @@ def work_of(work, sizes, n):
         work[i:j],
         work[j:k],
         work[k:p].reshape(1 + h, FEATURES),
+        work[r:s].reshape(2, sizes[MATRIX]),
+        work[s:u],
         work[p:r],
-        work[r:],
+        work[u:],
     )
 
 
@@ -166,4 +175,6 @@ def work_elements(sizes: np.ndarray, n: int) -> int:
     per_tensor = FEATURES + 2 + INPUTS + 5 * sizes[LSTM] + 1
     fixed = (3 + FEATURES) * PARTIALS + FEATURES + 1
     mixing = (1 + sizes[HIDDEN]) * (FEATURES + min(n, BLOCK))
-    return int(fixed + sizes[TABLE] * per_tensor + mixing + FEATURES * (n if n <= KEPT else BLOCK))
+    matrices = 2 * (sizes[MATRIX] + sizes[SQUARE])
+    rows = FEATURES * (n if n <= KEPT else BLOCK)
+    return int(fixed + sizes[TABLE] * per_tensor + mixing + matrices + rows)

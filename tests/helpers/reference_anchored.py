@@ -33,6 +33,16 @@ def scales(params: dict) -> list[float]:
     return found
 
 
+def orthogonal(m: np.ndarray) -> np.ndarray:
+    """Five Newton-Schulz steps on a tensor seen as the matrix (all axes but the last, last)."""
+    x = m.reshape(-1, m.shape[-1])
+    x = x / np.linalg.norm(x) if x.any() else x
+    for _ in range(5):
+        g = x @ x.T
+        x = 3.4445 * x - 4.7750 * g @ x + 2.0315 * g @ g @ x
+    return x.reshape(m.shape)
+
+
 class Anchored:
     """Reference of lopt's "anchored": params and theta are dicts of float64 arrays."""
 
@@ -121,6 +131,9 @@ class Anchored:
                 z = sum(a * f for a, f in zip(self.theta["direction/w0"][:, j], x, strict=True))
                 z = np.maximum(z + self.theta["direction/b0"][j], 0)
                 direction = direction + self.theta["direction/w1"][j] * z
+            if opt.orthogonal and w.ndim > 1 and 1 < w.shape[-1] < w.size:
+                share = float(self.theta["direction/orthogonal"][0])
+                direction = direction + share * unit(orthogonal(self.m[k][0]))
             rate = schedule * as32(opt.rate) * self.scale[k] * math.exp(self.log_multiple(k, w, g))
             moved[k] = w - rate * (unit(direction) + as32(opt.weight_decay) * w)
         self.t += 1
