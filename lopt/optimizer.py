@@ -64,6 +64,9 @@ class State(NamedTuple):
     layout: Layout
 
 
+MANY = 20_000  # parameters from which on arrays without owners save more than handing over a function costs: 40 us
+
+
 @entry_point(types.int64(types.FunctionType(STEP_SIG), *STEP_SIG.args))
 def _step_cpu(step, theta, params, grad, state, loss, is_valid, data, work):
     before = flush()
@@ -218,9 +221,10 @@ class Optimizer(abc.ABC):
         work: np.ndarray,
     ) -> int:
         """One call of the kernel on the host's arrays, as in a rollout; arguments as `core`'s."""
-        return _step_cpu.compiled(
-            self.entry, theta, params, grad, state, loss, is_valid, data, work
-        )
+        arguments = theta, params, grad, state, loss, is_valid, data, work
+        if params.size < MANY:
+            return self.entry(*arguments)
+        return _step_cpu.compiled(self.entry, *arguments)
 
     def check_theta(self, theta: np.ndarray) -> np.ndarray:
         """theta as contiguous float32 of the right shape.
