@@ -10,7 +10,7 @@ import lopt
 from lopt import rng
 from lopt.errors import OptimizerError
 from lopt.layout import Layout
-from lopt.optimizer import OPTIMIZERS, Optimizer
+from lopt.optimizer import MANY, OPTIMIZERS, Optimizer
 
 LAYOUT = Layout((("w", (6, 5)), ("b", (5,)), ("s", ()), ("k", (2, 3, 3, 4)), ("t", (130, 3))))
 EXAMPLES = [
@@ -247,6 +247,17 @@ def test_a_cosine_decay_ends_at_a_standstill() -> None:
     np.testing.assert_allclose(steps, 1e-3 * falling, rtol=1e-5, atol=1e-12)
     with pytest.raises(OptimizerError, match="total_steps must be 0 to 2"):
         lopt.optimizer("adamw", total_steps=-1)
+
+
+def test_many_parameters_step_as_few_do() -> None:
+    """From 20,000 parameters on arrays reach the kernel another way; the bits are the same."""
+    opt, n = lopt.optimizer("adam"), MANY + 1
+    x = np.linspace(-1.0, 1.0, n, dtype=np.float32)
+    params, halves = {"x": x}, ({"x": x[: n // 2]}, {"x": x[n // 2 :]})
+    whole, _ = opt.update(params, params, opt.init(params))
+    parts = [opt.update(half, half, opt.init(half))[0]["x"] for half in halves]
+    np.testing.assert_array_equal(whole["x"], np.concatenate(parts))
+    assert abs(whole["x"] - x).max() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_adam8p_penalties_pull_towards_zero() -> None:
