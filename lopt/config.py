@@ -133,6 +133,7 @@ class OuterConfig(Section, kw_only=True):
     """The outer optimizer: one step on theta per gradient estimate."""
 
     optimizer: str = "adam"  # any hand-made optimizer
+    weights: str = ""  # a learned one in its place: name of a shipped one, or a file
     options: dict[str, Any] = {}  # its options; learning_rate in units of theta per outer step
     clip: float = 0.1  # largest magnitude of a gradient coordinate
     warmup: int = 0  # outer steps of linear learning-rate warm-up

@@ -104,7 +104,9 @@ class Trainer:
         self.problem = meta_problem(config)
         self.layout = self.problem.opt.theta_layout
         self.estimator = make_estimator(config.es, self.problem, comm, config.train.seed)
-        self.outer = OuterOptimizer(config.outer, self.layout, config.train.outer_steps)
+        self.outer = OuterOptimizer(
+            config.outer, self.layout, config.train.outer_steps, learned_outer(config.outer)
+        )
         self.theta = self.problem.opt.init_theta(config.train.seed)
         if comm.size > 1 and len(self.problem.tasks) > 1 and not self.problem.batched:
             self.problem.time_tasks(self.theta, comm)
@@ -120,7 +122,10 @@ class Trainer:
         estimate, self.es_state = self.estimator.step(self.theta, self.outer_step, self.es_state)
         middle = time.perf_counter()
         before = self.theta
-        self.theta, self.outer_state = self.outer.step(before, estimate.grad, self.outer_state)
+        loss = float(np.nanmean(estimate.losses))
+        self.theta, self.outer_state = self.outer.step(
+            before, estimate.grad, self.outer_state, loss
+        )
         self.outer_step += 1
         end = time.perf_counter()
         self.wall_s += end - begin
@@ -191,6 +196,15 @@ def _norm(v: np.ndarray) -> float:
 
 def _below(head: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}
+
+
+def learned_outer(outer: cfg.OuterConfig) -> tuple[Optimizer, np.ndarray] | None:
+    """The learned optimizer that steps theta, and its meta-parameters; None: a hand-made one does."""
+    if not outer.weights:
+        return None
+    weights = store.load_weights(outer.weights)
+    opt = optimizer(weights.architecture, **{**weights.options, **outer.options})
+    return opt, opt.check_theta(weights.theta)
 
 
 def prepare_kernels(config: cfg.Config) -> None:

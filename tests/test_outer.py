@@ -1,5 +1,6 @@
 """The outer optimizer: schedule values at outer-step numbers, clip, averaging, state, refusals."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from lopt.config import OuterConfig
 from lopt.errors import ConfigError, LoptError, OptimizerError
 from lopt.es import OuterOptimizer
 from lopt.layout import Layout
-from lopt.optimizer import OPTIMIZERS
+from lopt.optimizer import OPTIMIZERS, optimizer
 
 LAYOUT = Layout((("w", (2, 2)), ("b", (1,))))
 HAND_MADE = sorted(
@@ -18,13 +19,14 @@ HAND_MADE = sorted(
 )
 
 
-def outer(outer_steps: int = 100, **changes: object) -> OuterOptimizer:
+def outer(outer_steps: int = 100, learned=None, **changes: object) -> OuterOptimizer:
     """An outer optimizer with the names of `lopt.config.OuterConfig`; plain SGD by default."""
     defaults = {
         "optimizer": "sgd", "options": {"learning_rate": 0.5}, "clip": 1e6, "warmup": 0,
         "schedule": "constant", "final_fraction": 0.1, "ema": 0.0,
     }  # fmt: skip
-    return OuterOptimizer(SimpleNamespace(**{**defaults, **changes}), LAYOUT, outer_steps)
+    cfg = SimpleNamespace(**{**defaults, **changes})
+    return OuterOptimizer(cfg, LAYOUT, outer_steps, learned)
 
 
 def theta0() -> np.ndarray:
@@ -90,6 +92,47 @@ def test_inputs_are_left_untouched():
     np.testing.assert_array_equal(state.flat, flat)
     np.testing.assert_array_equal(state.average, average)
     assert (new != theta).all() and (after.flat != flat).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """Stands in for a learned optimizer: theta - rate (gradient + meta), and notes the losses it is shown."""
+
+    rate: float = 0.5
+    heard: list = dataclasses.field(default_factory=list)
+    uses_valid_loss = True
+
+    def work_size(self, layout: Layout) -> int:
+        return 0
+
+    def init_state(self, meta: np.ndarray, layout: Layout) -> np.ndarray:
+        return meta.copy()
+
+    def opt_data(self, layout: Layout) -> float:
+        return self.rate
+
+    def entry(self, meta, params, grad, state, loss, is_valid, rate, work) -> int:
+        self.heard.append((loss, is_valid))
+        if not is_valid:
+            params -= np.float32(rate) * (grad + meta[0])
+        return 0
+
+
+def test_a_learned_one_hears_the_meta_loss_twice_and_follows_the_schedule():
+    listener = Listener()
+    made = outer(learned=(listener, np.array([2.0], np.float32)), warmup=4)
+    assert made.learning_rate(1) == 0.25
+    new, _ = made.step(theta0(), np.ones(5, np.float32), made.init(theta0()), 0.7)
+    np.testing.assert_allclose(theta0() - new, 0.125 * (1.0 + 2.0), rtol=1e-6)
+    assert listener.heard == [(0.7, 1), (0.7, 0)]
+
+
+def test_a_learned_one_uses_its_own_meta_parameters():
+    """Those of Adam hold its rate: the first step is that, whatever its options say."""
+    rated, plain = (optimizer("adam", learning_rate=r) for r in (0.25, 1e-3))
+    made = outer(learned=(plain, rated.init_theta()))
+    new, _ = made.step(theta0(), np.full(5, 3.0, np.float32), made.init(theta0()))
+    np.testing.assert_allclose(theta0() - new, 0.25, rtol=1e-5)
 
 
 def test_momentum_keeps_its_state_while_the_rate_changes():

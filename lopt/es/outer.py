@@ -1,6 +1,7 @@
-"""The outer optimizer: a hand-made optimizer applied to theta, with clip, schedule and averaging.
+"""The outer optimizer: an optimizer applied to theta, with clip, schedule and averaging.
 
-Any registered optimizer that has a `learning_rate` and does not read the loss can be used, by name.
+Any registered optimizer that has a `learning_rate` and does not read the loss can be used, by name; or a learned one,
+with its meta-parameters.
 One outer step: clip each coordinate of the gradient to +-clip (Metz et al. 2020: without it no
 training occurs), step with the learning rate of that outer step, update the average of theta, which
 is what is shipped.
@@ -18,6 +19,11 @@ from lopt.layout import Layout
 from lopt.optimizer import Optimizer, optimizer
 
 SCHEDULES = ("constant", "cosine")
+RATES = (
+    "learning_rate",
+    "rate",
+    "step_mult",
+)  # options that a schedule acts on, whichever there is
 
 
 class OuterState(NamedTuple):
@@ -43,6 +49,8 @@ class OuterOptimizer:
             of theta; 0: no average), as `lopt.config.OuterConfig` has them.
         layout: names and shapes inside theta.
         outer_steps: length of the whole run; where the cosine ends.
+        learned: an optimizer and its meta-parameters, in place of `cfg.optimizer`.  It sees the meta-loss as training
+            loss, and as validation loss too if it looks at one (Metz et al. 2020, arXiv 2009.11243, appendix G).
 
     Raises:
         OptimizerError: unknown optimizer or option, one without `learning_rate`, or one that reads
@@ -50,29 +58,36 @@ class OuterOptimizer:
         ConfigError: a setting out of range.
     """
 
-    def __init__(self, cfg: Any, layout: Layout, outer_steps: int) -> None:
+    def __init__(
+        self,
+        cfg: Any,
+        layout: Layout,
+        outer_steps: int,
+        learned: tuple[Optimizer, np.ndarray] | None = None,
+    ) -> None:
         _check(cfg, outer_steps)
         self._cfg, self._layout, self._outer_steps = cfg, layout, outer_steps
-        self._opt: Optimizer = optimizer(cfg.optimizer, **dict(cfg.options))
-        if not hasattr(self._opt, "learning_rate") or self._opt.uses_loss:
-            raise OptimizerError(
-                f"outer.optimizer = {cfg.optimizer!r} cannot be used on theta: it has no "
-                "learning_rate to schedule, or reads the loss; 'adam' can be used"
-            )
+        # of a hand-made one the meta-parameters are its options, which the schedule changes
+        self._opt, self._learned = learned or (_hand_made(cfg), None)
+        self._rate = next(name for name in RATES if hasattr(self._opt, name))
         self._work = np.zeros(self._opt.work_size(layout), np.float32)
 
     def init(self, theta: np.ndarray) -> OuterState:
         """State before the first outer step, for theta (D,) float32."""
-        flat = self._opt.init_state(self._opt.init_theta(), self._layout)
+        flat = self._opt.init_state(self._meta(self._opt), self._layout)
         return OuterState(flat, theta.astype(np.float64), 0)
 
+    def _meta(self, opt: Optimizer) -> np.ndarray:
+        """Meta-parameters of the outer optimizer itself."""
+        return opt.init_theta() if self._learned is None else self._learned
+
     def learning_rate(self, outer_step: int) -> float:
-        """Learning rate of an outer step, counted from 0.
+        """Learning rate of an outer step, counted from 0; of a learned one its `rate` or `step_mult`.
 
         Step t of a warm-up of w steps has (t + 1) / w of the full rate.  The cosine then falls
         from 1 at t = w to `final_fraction` at t = outer_steps - 1, and stays there.
         """
-        cfg, peak = self._cfg, float(self._opt.learning_rate)
+        cfg, peak = self._cfg, float(getattr(self._opt, self._rate))
         if outer_step < cfg.warmup:
             return peak * (outer_step + 1) / cfg.warmup
         if cfg.schedule == "constant":
@@ -83,9 +98,9 @@ class OuterOptimizer:
         return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def step(
-        self, theta: np.ndarray, grad: np.ndarray, state: OuterState
+        self, theta: np.ndarray, grad: np.ndarray, state: OuterState, loss: float = 0.0
     ) -> tuple[np.ndarray, OuterState]:
-        """One outer step; inputs are left untouched.  theta, grad (D,) float32.
+        """One outer step; inputs are left untouched.  theta, grad (D,) float32; loss: the meta-loss of this step.
 
         Raises:
             LoptError: a gradient coordinate is not finite, or the optimizer refused the step.
@@ -96,11 +111,11 @@ class OuterOptimizer:
         if rate == 0:  # the end of a cosine to 0; optimizers take positive rates only
             average = self._averaged(theta, state)
             return theta.copy(), state._replace(average=average, count=state.count + 1)
-        opt = dataclasses.replace(self._opt, learning_rate=rate)
+        opt = dataclasses.replace(self._opt, **{self._rate: rate})
         new, flat = theta.copy(), state.flat.copy()
-        status = opt.entry(
-            opt.init_theta(), new, clipped, flat, 0.0, 0, opt.opt_data(self._layout), self._work
-        )
+        meta, data, status = self._meta(opt), opt.opt_data(self._layout), 0
+        for is_valid in (1, 0) if opt.uses_valid_loss else (0,):
+            status |= opt.entry(meta, new, clipped, flat, loss, is_valid, data, self._work)
         if status != 0 or not np.isfinite(new).all():
             raise LoptError(
                 f"outer optimizer {opt.name!r} failed in outer step {state.count} "
@@ -138,6 +153,17 @@ class OuterOptimizer:
     def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> OuterState:
         """The state from the arrays of `state_arrays`."""
         return OuterState(arrays["flat"].copy(), arrays["average"].copy(), int(arrays["count"][0]))
+
+
+def _hand_made(cfg: Any) -> Optimizer:
+    """The optimizer that `cfg` names."""
+    opt = optimizer(cfg.optimizer, **dict(cfg.options))
+    if not hasattr(opt, "learning_rate") or opt.uses_loss:
+        raise OptimizerError(
+            f"outer.optimizer = {cfg.optimizer!r} cannot be used on theta: it has no "
+            "learning_rate to schedule, or reads the loss; 'adam' can be used"
+        )
+    return opt
 
 
 def _check(cfg: Any, outer_steps: int) -> None:
