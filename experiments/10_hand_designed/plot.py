@@ -1,0 +1,35 @@
+"""Histograms over tasks: how far each row of the table is from the first one."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lopt.plots import FONT, new_figure
+
+COLUMNS = 4
+
+
+def draw(losses: dict[str, np.ndarray], config, path: Path) -> None:
+    """A panel for each row but the first, which all are compared with."""
+    (reference, base), *others = [(n, x) for n, x in losses.items() if not np.isnan(x).all()]
+    columns = min(COLUMNS, len(others))
+    rows = -(-len(others) // columns)
+    figure, axes = new_figure(2.9 * columns, 1.7 * rows + 0.7, rows, columns)
+    edge = -np.log10(config.resolution)
+    bins = np.linspace(-edge, edge, config.bins + 1)
+    for ax in axes.flat[len(others) :]:
+        ax.axis("off")
+    for ax, (name, values) in zip(axes.flat, others, strict=False):
+        both = ~np.isnan(values) & ~np.isnan(base)
+        ratio = np.log10((values[both] + config.resolution) / (base[both] + config.resolution))
+        ax.hist(ratio, bins, color="#9ec4dd", edgecolor="black", lw=0.5)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.axvline(np.median(ratio), color="#ca5a00", lw=1.3, ls="--")
+        ax.set_title(f"{name} ({both.sum()} tasks)", fontsize=FONT - 1)
+        ax.tick_params(labelsize=FONT - 2)
+        ax.set_xlim(-edge, edge)
+    figure.suptitle(
+        f"log10 of normalised test loss over that of {reference}; left: lower; dashes: median",
+        fontsize=FONT + 1,
+    )
+    figure.savefig(path)

@@ -1,0 +1,69 @@
+"""The picture of `run.py`'s file: time of a step by size, per parameter, and memory.
+
+python experiments/11_cost/plot.py runs/cost
+"""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lopt.plots import FONT, STYLES, new_figure
+
+
+def main() -> None:
+    """Draw what a folder holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    draw(parser.parse_args().folder)
+
+
+def draw(folder: Path) -> None:
+    """cost.png: three panels, the dearest optimizers last."""
+    with h5py.File(folder / "cost.h5") as file:
+        names, learned = np.array(file.attrs["entrants"]), np.array(file.attrs["learned"])
+        n, seconds = file["parameters"][()], file["seconds"][()]
+        state, scratch = (
+            file["state_bytes"][()][:, -1] / n[-1],
+            file["scratch_bytes"][()][:, -1] / n[-1],
+        )
+    each = 1e9 * seconds / n
+    order = np.argsort(each[:, -1])
+    figure, axes = new_figure(13, 1.6 + 0.24 * len(names), 1, 3)
+    sizes, times, memory = axes[0]
+    styles = iter(STYLES[1:] * 9)
+    for k in order:
+        if learned[k]:
+            colour, dash = next(styles)
+            sizes.loglog(n, each[k], color=colour, ls=dash, lw=1.8, label=names[k])
+        else:
+            first = not any(line.get_label() == "hand-made" for line in sizes.lines)
+            label = "hand-made" if first else None
+            sizes.loglog(n, each[k], color="#909090", lw=0.7, label=label)
+    sizes.set(xlabel="parameters", ylabel="ns per parameter and step")
+    sizes.legend(frameon=False, fontsize=FONT - 1)
+    shades = ["#ca5a00" if learned[k] else "#9ec4dd" for k in order]
+    bars = times.barh(names[order], each[order, -1], color=shades, edgecolor="black", lw=0.5)
+    times.bar_label(bars, [f"{x:.2g}" for x in each[order, -1]], fontsize=FONT - 1, padding=3)
+    times.set(xscale="log", xlabel=f"ns per parameter, {n[-1]:,} of them")
+    low, high = each[:, -1].min(), each[:, -1].max()
+    times.set_xlim(low / 2, high * 3)
+    memory.barh(names[order], state[order], color=shades, edgecolor="black", lw=0.5, label="state")
+    bars = memory.barh(names[order], scratch[order], left=state[order], color="white", edgecolor="black",
+                       lw=0.5, hatch="///", label="scratch, shared by all")  # fmt: skip
+    texts = [f"{a:.3g} + {b:.2g}" for a, b in zip(state[order], scratch[order], strict=True)]
+    memory.bar_label(bars, texts, fontsize=FONT - 1, padding=3)
+    memory.set(xlabel="bytes per parameter: state + scratch (hatched)")
+    memory.set_xlim(0, 1.25 * (state + scratch).max())
+    for ax in (times, memory):
+        ax.invert_yaxis()
+        ax.tick_params(labelsize=FONT - 1)
+    figure.suptitle(
+        "An update alone, on one core: hand-made (blue) and learned (orange)", fontsize=FONT + 1
+    )
+    figure.savefig(folder / "cost.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The picture of `run.py`'s file: size of steps and training loss while validation losses are false.
+
+python experiments/13_false_validation/plot.py runs/false_validation
+"""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lopt.plots import FONT, STYLES, new_figure
+
+
+def main() -> None:
+    """Draw what a folder holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    draw(parser.parse_args().folder)
+
+
+def draw(folder: Path) -> None:
+    """responses.png: a column for each optimizer; median and range of the seeds."""
+    with h5py.File(folder / "responses.h5") as file:
+        names, feeds, begin = (file.attrs[k] for k in ("entrants", "feeds", "begin"))
+        steps, rows = file["steps"][()], [file["step_rms"][()], file["train_loss"][()]]
+    figure, axes = new_figure(3.4 * len(names), 5.2, 2, len(names))
+    for row, (values, text) in enumerate(
+        zip(rows, ("RMS of a step", "training loss"), strict=True)
+    ):
+        for column, name in enumerate(names):
+            ax = axes[row, column]
+            for feed, own, (colour, dash) in zip(feeds, values[column], STYLES, strict=False):
+                ax.plot(steps, np.median(own, axis=0), color=colour, ls=dash, lw=1.3, label=feed)
+                ax.fill_between(
+                    steps, own.min(axis=0), own.max(axis=0), color=colour, alpha=0.12, lw=0
+                )
+            ax.axvline(begin, color="#606060", lw=0.8)
+            ax.set(yscale="log", xlabel="step")
+            ax.tick_params(which="both", labelsize=FONT - 2)
+            if row == 0:
+                ax.set_title(name, fontsize=FONT)
+        axes[row, 0].set_ylabel(text)
+    axes[0, 0].legend(
+        frameon=False, fontsize=FONT - 1, title="validation losses", title_fontsize=FONT - 1
+    )
+    figure.suptitle("Validation losses are false from the grey line on", fontsize=FONT + 1)
+    figure.savefig(folder / "responses.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The picture of `run.py`'s runs: meta-loss over outer steps, by outer optimizer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lopt.plots import FONT, STYLES, new_figure, smooth
+from lopt.store import RunReader
+
+
+def meta_losses(folder: Path) -> np.ndarray:
+    """Meta-loss of every outer step of a run."""
+    with RunReader(folder / "run.h5") as run:
+        return run["meta_loss"]
+
+
+def draw(runs: dict[str, Path], smoothing: int, horizon: int, path: Path) -> None:
+    """Moving means, a line for each outer optimizer."""
+    figure, axes = new_figure(7.4, 4.2)
+    ax = axes[0, 0]
+    for (name, folder), (colour, dash) in zip(runs.items(), STYLES, strict=False):
+        losses = meta_losses(folder)
+        steps = np.arange(1, losses.size + 1)
+        ax.plot(steps, smooth(losses, smoothing), color=colour, ls=dash, lw=1.4, label=name)
+    ax.axvline(horizon, color="#606060", lw=0.8)
+    ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
+    ax.set_title(
+        f"Training a new optimizer: moving mean of {smoothing}; grey: longest training the learned one knew",
+        fontsize=FONT,
+    )
+    ax.legend(frameon=False, fontsize=FONT - 1)
+    figure.savefig(path)
