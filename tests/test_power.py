@@ -318,6 +318,12 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("average of theta without bias correction", "es/outer.py",
      "weight = (1 - decay) / (1 - decay ** (state.count + 1))", "weight = 1 - decay",
      OUTER + "average_is_the_bias_corrected_exponential_mean"),
+    ("a learned outer optimizer sees no validation loss", "es/outer.py",
+     "for is_valid in (1, 0) if opt.uses_valid_loss", "for is_valid in (0,) if opt.uses_valid_loss",
+     OUTER + "a_learned_one_hears_the_meta_loss_twice_and_follows_the_schedule"),
+    ("meta-parameters of a learned outer optimizer left where they are", "es/outer.py",
+     "opt.init_theta() if self._learned is None else self._learned", "opt.init_theta()",
+     OUTER + "a_learned_one_uses_its_own_meta_parameters"),
 
     # Files
     ("row counted before it is written", "store/run_file.py",

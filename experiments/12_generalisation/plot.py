@@ -123,6 +123,7 @@ def panel(ax: Axes, curves: Curves, axis: str, inside: list) -> None:
         ax.set_xticks(x, [f"{v:g}" for v in x])
         ax.minorticks_off()
         ax.axvspan(*inside, color="#ececec", zorder=0)
+    ax.margins(x=0.08)
     ax.set(yscale="log", xlabel=axis)
     ax.tick_params(which="both", labelsize=FONT - 2)
 
