@@ -11,6 +11,8 @@ import numpy as np
 
 from lopt.plots import FONT, STYLES, new_figure
 
+LEAST = 1.5  # highest over lowest value of an axis
+
 
 def main() -> None:
     """Draw what a folder holds."""
@@ -37,6 +39,10 @@ def draw(folder: Path) -> None:
                 )
             ax.axvline(begin, color="#606060", lw=0.8)
             ax.set(yscale="log", xlabel="step")
+            low, high = ax.get_ylim()
+            if high < LEAST * low:  # what does not change should look so
+                middle = (low * high) ** 0.5
+                ax.set_ylim(middle / LEAST**0.5, middle * LEAST**0.5)
             ax.tick_params(which="both", labelsize=FONT - 2)
             if row == 0:
                 ax.set_title(name, fontsize=FONT)
