@@ -40,7 +40,7 @@ def found(tmp_path_factory) -> dict[str, np.ndarray]:
         [sys.executable, "-m", "helpers.cuda_rollouts", str(out)],
         env={**os.environ, **switches, "PYTHONPATH": paths},
         check=True,
-        timeout=500,
+        timeout=560,
     )
     with np.load(out) as arrays:
         return {**arrays, "folder": out.parent}
@@ -69,11 +69,11 @@ def test_particles_of_a_launch_are_those_of_the_cpu(found, case: str) -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimators_that_hand_over_all_windows_find_the_same(found, name: str) -> None:
-    """Losses and gradients of three outer steps, through a checkpoint, on two tasks."""
-    assert same(found, name) == 6
-    assert np.isfinite(found[f"cuda/{name}/2/grad"]).all()
+    """Losses and gradients of two outer steps, a checkpoint between them, on two tasks."""
+    assert same(found, name) == 4
+    assert np.isfinite(found[f"cuda/{name}/1/grad"]).all()
     assert (
-        abs(found[f"cuda/{name}/2/losses"][:, 0] - found[f"cuda/{name}/2/losses"][:, 1]).max() > 0
+        abs(found[f"cuda/{name}/1/losses"][:, 0] - found[f"cuda/{name}/1/losses"][:, 1]).max() > 0
     )
 
 

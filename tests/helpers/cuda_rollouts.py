@@ -111,23 +111,23 @@ def single(device: str) -> dict[str, np.ndarray]:
 
 
 def estimates(device: str, name: str) -> dict[str, np.ndarray]:
-    """Three outer steps of an estimator on two tasks; a checkpoint is taken and loaded after the second."""
+    """Two outer steps of an estimator on two tasks, a checkpoint taken and loaded between them."""
     tasks = [lopt.task("quadratic", dims=d, condition=4.0) for d in (2, 3)]
     problem = MetaProblem(
-        tasks, (1.0, 2.0), lopt.optimizer("sgd", learning_rate=0.1), Schedule(outer_every=1), (2, 4), 2,
+        tasks, (1.0, 2.0), lopt.optimizer("sgd", learning_rate=0.1), Schedule(outer_every=1), (2, 2), 1,
         Objective(False, (-1.0, 2.0)), 5, device,
     )  # fmt: skip
     settings = SimpleNamespace(
-        estimator=name, pairs=3, sigma=0.1, truncation=2, resample=0, difference="raw", diverged="drop",
+        estimator=name, pairs=3, sigma=0.1, truncation=1, resample=0, difference="raw", diverged="drop",
         noise_table=0,
     )  # fmt: skip
     estimator = make_estimator(settings, problem, SerialComm(), 5)
     theta, found = problem.opt.init_theta(), {}
     state = estimator.init(theta)
-    for t in range(3):
+    for t in range(2):
         estimate, state = estimator.step(theta, t, state)
         found |= {f"{name}/{t}/losses": estimate.losses, f"{name}/{t}/grad": estimate.grad}
-        if t == 1:
+        if t == 0:
             state = estimator.load_state(estimator.gather_state(state), theta)
     return found
 
@@ -175,7 +175,7 @@ def refused() -> str:
 def check_files(folder: Path) -> None:
     """`lopt.gpu_check`, without benches: once as it is, once on a GPU that computes something else."""
     gpu_check.CASES = (("quadratic:dims=2", "adam"),)
-    gpu_check.SEEDS, gpu_check.STEPS = 3, 10
+    gpu_check.SEEDS, gpu_check.STEPS = 2, 10
     gpu_check.gpu = SimpleNamespace(figures=lambda: iter(()))
     good = gpu_check.check(folder / "good.h5")
     right = gpu_check.gpu_runs
