@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import lane_scheduler
+from helpers import lane_scheduler, ptx
 from helpers.cuda_rollouts import CASES, ESTIMATORS, UPDATES, Elsewhere
 
 import lopt
 from lopt import cuda_device, cuda_rollout, cuda_update, rng, store
 from lopt.cli import main
-from lopt.cuda_compiler import STATIC_SHARED, Compiled, compile_entry, missing
+from lopt.cuda_compiler import STATIC_SHARED, Compiled, missing
 from lopt.cuda_device import LANE_REGISTERS, THREADS
 from lopt.errors import DeviceError
 from lopt.optimizer import OPTIMIZERS
@@ -110,15 +110,16 @@ def test_the_check_of_a_machine_tells_right_from_wrong_and_keeps_the_runs(found)
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_updates_compile_within_their_budget(name: str) -> None:
     """At tests' cost the small ones; `lopt bench --suite gpu` has the others."""
-    within_budget(
-        compile_entry(cuda_update.update_kernel(OPTIMIZERS[name].core), cuda_update.entry_types())
-    )
+    core = OPTIMIZERS[name].core
+    entry = cuda_update.update_kernel(core)
+    within_budget(ptx.compiled_entry(entry, cuda_update.entry_types(), core))
 
 
 @needs_compiler
 def test_rollouts_compile_within_their_budget() -> None:
-    entry = cuda_rollout.training_kernel(TASKS["quadratic"].core, OPTIMIZERS["sgd"].core)
-    within_budget(compile_entry(entry, cuda_rollout.entry_types()))
+    cores = TASKS["quadratic"].core, OPTIMIZERS["sgd"].core
+    entry = cuda_rollout.training_kernel(*cores)
+    within_budget(ptx.compiled_entry(entry, cuda_rollout.entry_types(), *cores))
 
 
 def within_budget(compiled: Compiled) -> None:

@@ -17,25 +17,37 @@ from lopt.kernel_cache import digest
 
 
 def compiled(core: Callable, arguments: Sequence[types.Type], returns: bool) -> Compiled:
-    """`compile_kernel`, with the answer kept on disk beside Numba's own cache for as long as no source changes."""
+    """`compile_kernel`, kept on disk."""
+    return kept([core], str(arguments), lambda: compile_kernel(core, arguments, returns))
+
+
+def compiled_entry(entry: Callable, arguments: Sequence[types.Type], *cores: Callable) -> Compiled:
+    """`compile_entry` of an entry made of cores, kept on disk."""
+    return kept([*cores, entry], str(arguments), lambda: compile_entry(entry, arguments))
+
+
+def kept(functions: Sequence[Callable], more: str, make: Callable[[], Compiled]) -> Compiled:
+    """What `make` gives, on disk beside Numba's own cache for as long as no source of the functions changes."""
     import numba_cuda
 
-    own = [
-        digest(Path(inspect.getfile(core.py_func))),
-        digest(Path(lopt.__file__).parent / "cuda_lanes.py"),
-        core.py_func.__name__,
+    package = Path(lopt.__file__).parent
+    own = [getattr(f, "py_func", f) for f in functions]
+    files = [
+        *(Path(inspect.getfile(f)) for f in own),
+        package / "cuda_lanes.py",
+        package / "cuda_compiler.py",
     ]
-    key = json.dumps([*own, str(arguments), numba.__version__, numba_cuda.__version__, CAPABILITY])
+    parts = [*map(digest, files), *(f.__qualname__ for f in own), more]
+    key = json.dumps([*parts, numba.__version__, numba_cuda.__version__, CAPABILITY])
     folder = (
         Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "__pycache__") / "ptx"
     )
-    kept = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if not kept.exists():
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found = compile_kernel(core, arguments, returns)
-        kept.with_suffix(f".{os.getpid()}").write_text(json.dumps(found))
-        kept.with_suffix(f".{os.getpid()}").replace(kept)
-    return Compiled(*json.loads(kept.read_text()))
+        path.with_suffix(f".{os.getpid()}").write_text(json.dumps(make()))
+        path.with_suffix(f".{os.getpid()}").replace(path)
+    return Compiled(*json.loads(path.read_text()))
 
 
 def compile_kernel(core: Callable, arguments: Sequence[types.Type], returns: bool) -> Compiled:
