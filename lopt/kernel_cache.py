@@ -116,12 +116,19 @@ def digest(path: Path) -> str:
     while waiting:
         file = waiting.pop()
         if file not in seen:
-            seen[file] = file.read_bytes()
-            waiting += imported(seen[file].decode())
+            seen[file], imports = _own_digest(file)
+            waiting += imports
     total = hashlib.sha256()
     for file in sorted(seen):
-        total.update(hashlib.sha256(seen[file]).digest())
+        total.update(seen[file])
     return total.hexdigest()
+
+
+@functools.cache
+def _own_digest(file: Path) -> tuple[bytes, list[Path]]:
+    """Hash of a file alone, and the files of the library it imports."""
+    source = file.read_bytes()
+    return hashlib.sha256(source).digest(), imported(source.decode())
 
 
 def imported(source: str) -> list[Path]:
