@@ -142,6 +142,8 @@ class OuterConfig(Section, kw_only=True):
     ema: float = 0.99  # decay per outer step of the average of theta that is shipped; 0: no average
 
     def __post_init__(self) -> None:
+        alone = not self.weights or self.optimizer == "adam"
+        _demand("outer.optimizer", self.optimizer, alone, "left out where outer.weights is given")
         _positive("outer.clip", self.clip)
         _at_least("outer.warmup", self.warmup, 0)
         _one_of("outer.schedule", self.schedule, SCHEDULES)

@@ -234,3 +234,9 @@ def test_the_configuration_of_a_run_fits():
     assert made.learning_rate(0) == OPTIMIZERS["adam"].learning_rate
     theta, _ = made.step(theta0(), np.ones(5, np.float32), made.init(theta0()))
     np.testing.assert_allclose(theta0() - theta, made.learning_rate(0), rtol=1e-3)
+
+
+def test_one_of_optimizer_and_weights():
+    with pytest.raises(ConfigError, match="'sgd': must be left out where outer.weights is given"):
+        OuterConfig(optimizer="sgd", weights="theta.h5")
+    assert OuterConfig(weights="theta.h5").optimizer == "adam"
