@@ -51,22 +51,6 @@ def _anywhere(flag):
 
 
 @intrinsic
-def not_inlined(typing_context):
-    """Marks the function it stands in."""
-
-    def generate(context, builder, signature, arguments):
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-@overload(lanes.apart, target="cuda", inline="always")
-def _apart():
-    return lambda: not_inlined()
-
-
-@intrinsic
 def pointer(typing_context, address):
     """The address as a pointer to float32."""
 

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
+from numba import config, types
+from numba.extending import intrinsic, overload
 from threadpoolctl import threadpool_limits
 
 from lopt.kernel_cache import jit, stored
@@ -27,7 +28,9 @@ from lopt.tiles import row_sums, tiled_layer
 PARTIALS = 32  # partial sums of a reduction; fixed: its bits must not depend on the number of lanes
 
 kernel = jit()
-single_use = jit(inline="always")  # of one caller: saves a level of linking, where all is optimised once more
+single_use = jit(
+    inline="always"
+)  # of one caller: saves a level of linking, where all is optimised once more
 inlined = jit(
     forceinline=True
 )  # pieces of a loop body: the loop vectorises; LLVM alone finds them too big
@@ -97,11 +100,22 @@ def anywhere(flag: bool) -> bool:
     return flag
 
 
-def apart() -> None:
+def _apart(typing_context: Any) -> Any:
     """First line of a kernel with several callers: on CUDA they share one piece of code, not one each; nothing on the CPU.
 
     A GPU's compiler otherwise puts a whole task or optimizer wherever it is called.
     """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if type(context).__module__.startswith("numba.cuda"):
+            builder.function.attributes.add("noinline")  # the kernel it stands in
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+# An intrinsic, since a function's body would be one of its own; kernels in plain Python need a function.
+apart = (lambda: None) if config.DISABLE_JIT else intrinsic(_apart)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -175,11 +189,6 @@ def _sync_cpu():
 @overload(anywhere, target="cpu")
 def _anywhere_cpu(flag):
     return lambda flag: flag
-
-
-@overload(apart, target="cpu")
-def _apart_cpu():
-    return lambda: None
 
 
 @overload(matmul, target="cpu")

@@ -56,7 +56,7 @@ def _interpret(function: Callable, done: dict) -> Callable:
 
 def _is_kernel(value: object, done: dict) -> bool:
     """Compiled functions are, and plain ones of lopt: what is left of them when the JIT is off."""
-    if hasattr(value, "py_func"):
+    if hasattr(value, "py_func") or value is hooks.apart:
         return True
     if not isinstance(value, types.FunctionType):
         return False
@@ -219,6 +219,7 @@ _HOOKS = {
     hooks.lanes: lambda: _here.team.lanes,
     hooks.sync: _sync,
     hooks.anywhere: _anywhere,
+    hooks.apart: lambda: None,
     hooks.matmul: _matmul,
     hooks.layer: _layer,
 }
