@@ -213,7 +213,9 @@ def tasks_time(name: tuple[str, ...], everything: bool, seeds: int, out: Path | 
 
 
 @main.command()
-@click.option("--suite", default="cpu", show_default=True, help="cpu, profile, es, mpi, gpu or all.")
+@click.option(
+    "--suite", default="cpu", show_default=True, help="cpu, profile, es, mpi, gpu or all."
+)
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write figures to a file."
 )

@@ -237,6 +237,6 @@ def test_the_configuration_of_a_run_fits():
 
 
 def test_one_of_optimizer_and_weights():
-    with pytest.raises(ConfigError, match="'sgd': must be left out where outer.weights is given"):
+    with pytest.raises(ConfigError, match=r"'sgd': must be left out where outer\.weights is given"):
         OuterConfig(optimizer="sgd", weights="theta.h5")
     assert OuterConfig(weights="theta.h5").optimizer == "adam"

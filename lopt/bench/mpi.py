@@ -74,12 +74,13 @@ def mpirun() -> str:
 
 # The command, telling at its end how much memory its own process took at most.
 _COMMAND = """
-import resource, sys
+import sys
+from lopt.bench.measure import peak_memory
 from lopt.cli import main
 try:
     main(sys.argv[1:])
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    print(peak_memory(), file=sys.stderr)
 """
 
 
@@ -105,7 +106,7 @@ def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> Proc
     cpu_s = (
         after.children_user + after.children_system - before.children_user - before.children_system
     )
-    return Process(seconds, cpu_s, int(done.stderr.split()[-1]) / 1024)
+    return Process(seconds, cpu_s, int(done.stderr.split()[-1]) / 2**20)
 
 
 def _inner_rate(out: Path, ranks: int, env: dict[str, str]) -> float:
