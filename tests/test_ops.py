@@ -62,6 +62,7 @@ FUNCTIONS = {
     "sin": (looped(elementary.sin), np.sin, (-(2.0**26), 2.0**26), 2.6),
     "cos": (looped(elementary.cos), np.cos, (-(2.0**26), 2.0**26), 2.6),
 }
+OWN = [name for name in FUNCTIONS if name != "rsqrt"]  # that is the machine's root and division
 
 
 def apply(name: str, x: np.ndarray) -> np.ndarray:
@@ -131,7 +132,7 @@ def test_float64_sigmoid() -> None:
     np.testing.assert_allclose(apply("sigmoid", x), expit(x), rtol=1e-15)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", OWN)
 def test_host_functions_are_the_same_functions(name: str) -> None:
     """What the JIT replaces: the dtype stays, values agree."""
     x = np.float32(0.7)
@@ -148,7 +149,7 @@ def vector_code(function, signature) -> bool:
     return bool(packed) and not re.search(r"call .*@(llvm\.)?(exp|log|tanh|sin|cos)\b", llvm)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", OWN)
 def test_loops_vectorise(name: str) -> None:
     vector = types.float32[::1]
     assert vector_code(FUNCTIONS[name][0], (vector, vector))

@@ -24,8 +24,7 @@ def clip_gradient(grad, clip_state, table, decay, mult, partials):
         g = grad[offset : offset + size]
         for i in range(lane(), size, lanes()):
             g[i] = min(max(g[i], -bound), bound)
-        sync()
-        clear_rows(rows)
+        clear_rows(rows)  # and wait for all of g
         add_row_squares(g.reshape(1, size), size, rows)
         mean += np.float64(fold_partials(partials)) / max(size, 1)
     if lane() == 0:
