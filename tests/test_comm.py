@@ -138,21 +138,23 @@ def test_ranks_do_not_outlive_the_launchers_process() -> None:
         import os, signal
         from lopt.comm import get_comm
         comm = get_comm()
-        print(os.getpid(), os.getppid(), flush=True)
+        os.write(1, b"%d %d\\n" % (os.getpid(), os.getppid()))  # at once: ranks share the line
         if comm.rank == 1:
             signal.pause()
         comm.barrier()
         """
     )
-    process = start(2, ["-u", "-c", code])
-    found = [process.stdout.readline().split() for _ in range(2)]
-    watched = [os.pidfd_open(int(pid)) for pid, _ in found]
-    os.kill(int(found[0][1]), signal.SIGKILL)
-    ended = [bool(select.select([fd], [], [], 30)[0]) for fd in watched]
-    for fd in watched:
-        os.close(fd)
-    kill_group(process)
-    process.communicate()
+    process = start(2, ["-c", code])
+    try:
+        found = [process.stdout.readline().split() for _ in range(2)]
+        watched = [os.pidfd_open(int(pid)) for pid, _ in found]
+        os.kill(int(found[0][1]), signal.SIGKILL)
+        ended = [bool(select.select([fd], [], [], 30)[0]) for fd in watched]
+        for fd in watched:
+            os.close(fd)
+    finally:
+        kill_group(process)
+        process.communicate()
     assert ended == [True, True]
 
 
