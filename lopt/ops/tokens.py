@@ -3,7 +3,7 @@
 Sizes: B examples, T tokens of width D, M = B T.
 """
 
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import kernel, lane, lanes, single_use, sync
 
 
 @kernel
@@ -54,7 +54,7 @@ def positions_bwd(d, dpositions):
     sync()
 
 
-@kernel
+@single_use
 def prepend_fwd(token, rest, x):
     """x[b] = token, then the T - 1 rows of example b.  Shapes: token (D,), rest (B (T - 1) D,), x (B T D,) OVERWRITTEN."""
     width = token.size
@@ -70,7 +70,7 @@ def prepend_fwd(token, rest, x):
     sync()
 
 
-@kernel
+@single_use
 def prepend_bwd(d, dtoken, drest):
     """dtoken and drest OVERWRITTEN with the gradients, given that of x; shapes as in `prepend_fwd`."""
     # x[b] = token, rest[b]
@@ -89,7 +89,7 @@ def prepend_bwd(d, dtoken, drest):
     sync()
 
 
-@kernel
+@single_use
 def first_fwd(x, h):
     """h[b] = first token of example b.  Shapes: x (M, D), h (B, D) OVERWRITTEN."""
     batch, width = h.shape
@@ -101,7 +101,7 @@ def first_fwd(x, h):
     sync()
 
 
-@kernel
+@single_use
 def first_bwd(dh, d):
     """d = the gradient of x, OVERWRITTEN: that of h at the first tokens, 0 elsewhere."""
     # h[b] = x[b T]
