@@ -1,12 +1,17 @@
-"""What one training step of every task costs on one core of this machine."""
+"""What one training step of every task costs on one core of this machine.
 
-from collections.abc import Iterable
+lopt tasks time --all --out F.h5; python -m lopt.task_times F.h5 docs/task_times.md
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lopt import store
 from lopt.bench import sgemm_rate, step_ms
+from lopt.bench.page import filled
 from lopt.progress import Progress
 from lopt.task import TASKS
 from lopt.tasks import parse_task
@@ -53,13 +58,24 @@ def summary(tasks: list[tuple[str, str]], params: list[int], ms: np.ndarray, ref
         lines = [f"{'ms per step':>12s}  {'params':>9s}  task"]
         lines += [f"{m:12.4f}  {p:9d}  {n}" for m, p, (n, _) in zip(ms, params, tasks, strict=True)]
         return "\n".join(lines)
-    lines = [f"{'tasks':>6s} {'median ms':>10s} {'largest':>9s} {'< 100 ms':>9s}  family"]
-    families = np.array([f for _, f in tasks])
+    left = f"{refused} configurations cannot be built and were left out"
+    return f"{table([f for _, f in tasks], ms)}\n\n{left}"
+
+
+def table(families: Sequence[str], ms: np.ndarray) -> str:
+    """Milliseconds of the tasks of each family, Markdown."""
+    lines = ["| family | tasks | median ms | largest ms | < 100 ms |", "|---|---|---|---|---|"]
+    named = np.array(families)
     for family in [*sorted(set(families)), "all"]:
-        part = ms if family == "all" else ms[families == family]
+        part = ms if family == "all" else ms[named == family]
         share = 100 * (part < 100).mean()
         lines.append(
-            f"{part.size:6d} {np.median(part):10.4f} {part.max():9.1f} {share:8.1f}%  {family}"
+            f"| {family} | {part.size} | {np.median(part):.4f} | {part.max():.1f} | {share:.1f} % |"
         )
-    lines.append(f"{refused} configurations cannot be built and were left out")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    source, page = (Path(argument) for argument in sys.argv[1:])
+    times = store.TimesReader(source)
+    page.write_text(filled(page.read_text(), {"times": table(times.families, times.ms)}))

@@ -87,19 +87,24 @@ def test_the_roofline_draws_costs(tmp_path: Path):
 def test_tables_of_a_page_are_written_anew():
     text = "a\n<!-- table -->\nold\n<!-- end -->\nb\n<!-- profile -->\n<!-- end -->\nc\n"
     rows = [Figure("r", 2.0, "s"), Figure("part", 3.0, "us")]
-    once = page.filled(text, rows)
-    assert page.filled(once, rows) == once
+    once = page.filled(text, page.tables(rows))
+    assert page.filled(once, page.tables(rows)) == once
     table, profile = once.split("b\n")
     assert ("old" in once, line(rows[0]) in table, line(rows[1]) in profile) == (False, True, True)
     assert (once[:2], once[-2:], "part" in table) == ("a\n", "c\n", False)
-    with pytest.raises(UsageError, match="no marks <!-- profile -->"):
-        page.filled("<!-- table -->\n<!-- end -->\n", rows)
+    with pytest.raises(UsageError, match="none of the marks <!-- table -->, <!-- profile -->"):
+        page.filled("c\n", page.tables(rows))
+    with pytest.raises(UsageError, match="no <!-- end --> after <!-- profile -->"):
+        page.filled("<!-- profile -->\nc\n", page.tables(rows))
 
 
-def test_the_page_about_speed_has_the_rows_of_today():
-    text = (Path(__file__).parent.parent / "docs" / "performance.md").read_text()
-    missing = [row.name for row in cpu.ROWS if f"| {row.name} |" not in text]
-    assert missing == [], "write docs/performance.md anew: python -m lopt.bench.page"
+@pytest.mark.parametrize(
+    ("name", "rows"), [("performance.md", cpu.ROWS), ("performance.md", es.ROWS), ("es_numbers.md", es.ROWS)]
+)  # fmt: skip
+def test_pages_have_the_rows_of_today(name, rows):
+    text = (Path(__file__).parent.parent / "docs" / name).read_text()
+    missing = [row.name for row in rows if f"| {row.name} |" not in text]
+    assert missing == [], f"write docs/{name} anew: python -m lopt.bench.page"
 
 
 def test_an_unknown_suite_is_refused():

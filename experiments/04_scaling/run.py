@@ -22,6 +22,7 @@ from workloads import CONFIG, NAMES, Done, costs_of, settings
 
 from lopt import store
 from lopt.bench import mpirun
+from lopt.bench.page import filled
 from lopt.cluster_model import (
     HAND_OUTS,
     Costs,
@@ -37,6 +38,7 @@ from lopt.cluster_model import (
 )
 
 HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "scaling.md"
 CLUSTER = CONFIG["cluster"]
 HAND_OUT = {"rollouts": "owners", "mix": "dynamic", "noise": "owners", "book": "owners"}
 DRAWS = 5  # steps with other pairs, averaged in predictions
@@ -46,6 +48,7 @@ def main() -> int:
     """Everything into scaling.h5, a table; the exit code says whether expected.toml was met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", action="store_true", help="write the table of docs/scaling.md")
     args = parser.parse_args()
     path = args.out / "scaling.h5"
     if not path.exists():
@@ -56,6 +59,8 @@ def main() -> int:
             file.attrs["provenance"] = json.dumps(store.provenance(0, 1, "cpu"))
         part.replace(path)
     with h5py.File(path) as file:
+        if args.docs:
+            PAGE.write_text(filled(PAGE.read_text(), {"measured": table(file)}))
         return report(file)
 
 
@@ -233,6 +238,41 @@ def checkpoint() -> tuple[float, float]:
 # What came out
 
 
+def medians(file: h5py.File, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and measured seconds of an outer step, by ranks."""
+    group = file[f"check/{name}"]
+    return tuple(np.median(group[k][()], axis=0) for k in ("predicted", "measured"))
+
+
+def over_ideal(part: h5py.Group) -> float:
+    """Time of the rollouts of a hand-out over the least possible; median of the repeats."""
+    return float(np.median([np.median(part[k]) for k in part]))
+
+
+def table(file: h5py.File) -> str:
+    """What docs/scaling.md shows of a run, Markdown."""
+    ranks = file["check/ranks"][()]
+    heads = " | ".join(f"{r} ranks, ms | predicted" for r in ranks)
+    lines = [f"| outer step | {heads} |", "|---" * (1 + 2 * len(ranks)) + "|"]
+    for name in NAMES:
+        cells = " | ".join(
+            f"{1e3 * m:.1f} | {100 * (p / m - 1):+.1f} %"
+            for p, m in zip(*medians(file, name), strict=True)
+        )
+        lines.append(f"| {name} | {cells} |")
+    lines += [
+        "",
+        "| rollouts of the mix on two ranks, over the least time possible | |",
+        "|---|---|",
+    ]
+    for name, part in file["check/hand_out"].items():
+        spread = part.attrs["spread"]
+        lines.append(f"| {name}, costs spread {spread:.0f}x | {over_ideal(part):.3f} |")
+    few, many = file["as_published"]
+    text = f"efficiency of {CLUSTER['pairs']} pairs on 1440 ranks over that on 18"
+    return "\n".join([*lines, f"| {text} | {many / few:.2f} |"])
+
+
 def report(file: h5py.File) -> int:
     """Print what was predicted, measured and expected."""
     expected = tomllib.loads((HERE / "expected.toml").read_text())
@@ -243,16 +283,14 @@ def report(file: h5py.File) -> int:
         print(f"{text}  {'as' if good else 'NOT as'} expected")
 
     for name in NAMES:
-        found = {
-            k: np.median(file[f"check/{name}/{k}"][()], axis=0) for k in ("predicted", "measured")
-        }
-        error = found["predicted"] / found["measured"] - 1
-        for ranks, p, m, e in zip(file["check/ranks"], *found.values(), error, strict=True):
+        found = medians(file, name)
+        error = found[0] / found[1] - 1
+        for ranks, p, m, e in zip(file["check/ranks"], *found, error, strict=True):
             text = f"{name:9s} {ranks} ranks: predicted {1e3 * p:8.1f} ms, measured {1e3 * m:8.1f} ms, {100 * e:+5.1f} %"
             verdict(text, abs(e) <= expected["error_at_most"][name])
     for name, limit in expected["over_ideal"].items():
         part = file[f"check/hand_out/{name}"]
-        ratio = float(np.median([np.median(part[k]) for k in part]))
+        ratio = over_ideal(part)
         good = ratio <= limit if name == "dynamic" else ratio >= limit
         spread = part.attrs["spread"]
         verdict(f"{name}, 2 ranks, costs spread {spread:.0f}x: {ratio:.3f} of the ideal time", good)
