@@ -14,7 +14,7 @@ from numba.cuda.extending import intrinsic
 from numba.cuda.np.arrayobj import get_cfarray_intrinsic
 from numba.extending import overload
 
-from lopt import cuda_device, lanes, outer
+from lopt import cuda_device, lanes, stretches
 from lopt.lanes import Returned
 
 TILE = 4
@@ -206,15 +206,15 @@ def _add_row_squares(rows: np.ndarray, n: int, partials: np.ndarray):
     return lanes.add_row_squares
 
 
-@overload(outer.outer_products, target="cuda")
+@overload(stretches.outer_products, target="cuda")
 def _outer_products(
     target: np.ndarray, start: int, values: np.ndarray, fixed: int, moving: int, n: int
 ):
-    return outer.outer_products
+    return stretches.outer_products
 
 
-@overload(outer.outer_sums, target="cuda")
+@overload(stretches.outer_sums, target="cuda")
 def _outer_sums(
     target: np.ndarray, start: int, values: np.ndarray, fixed: int, moving: int, n: int
 ):
-    return outer.outer_sums
+    return stretches.outer_sums

@@ -95,8 +95,8 @@ def make_tile(
         signature = types.void(x, w, bias, out, index, floor, index, index)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            x, w, bias, out, n, floor, i, j = _arrays(context, builder, signature, arguments)
-            v = _Vectors(builder, x.number, width)
+            x, w, bias, out, n, floor, i, j = arrays_of(context, builder, signature, arguments)
+            v = Vectors(builder, x.number, width)
             count = builder.sub(n, i)
             masks = [v.below(count, c * width) if masked else None for c in range(vectors)]
             sums = [[v.variable() for _ in range(vectors)] for _ in range(rows)]
@@ -136,8 +136,8 @@ def make_row_sums(rows: int, partials: int, width: int, squares: bool) -> Callab
         signature = types.void(x, types.int64, partial_sums, types.int64)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            x, n, sums, first = _arrays(context, builder, signature, arguments)
-            v = _Vectors(builder, x.number, width)
+            x, n, sums, first = arrays_of(context, builder, signature, arguments)
+            v = Vectors(builder, x.number, width)
             places = [(builder.add(first, _I64(r)), q) for r in range(rows) for q in range(vectors)]
             totals = [v.variable() for _ in places]
             for total, (row, q) in zip(totals, places, strict=True):
@@ -186,7 +186,7 @@ class _Array:
         return self.builder.gep(self.data, [place])
 
 
-def _arrays(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> list[Any]:
+def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> list[Any]:
     """The arguments that are arrays, ready for use; the others as they are."""
     found = []
     for kind, argument in zip(signature.args, arguments, strict=False):
@@ -197,7 +197,7 @@ def _arrays(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any)
     return found
 
 
-class _Vectors:
+class Vectors:
     """Writes code for vectors of `width` numbers."""
 
     def __init__(self, builder: ir.IRBuilder, number: ir.Type, width: int) -> None:

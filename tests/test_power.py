@@ -116,7 +116,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("sums of squares along runs instead of means", "arch/factored.py",
      "] = s / cast(length) + eps", "] = s + eps",
      VERIFY + "trajectory_is_reproduced[case0-adafac_mlp]"),
-    ("sums of a stretch are products", "outer.py",
+    ("sums of a stretch are products", "stretches.py",
      "values[k, fixed] + values[k, moving + i]\n\n\n", "values[k, fixed] * values[k, moving + i]\n\n\n",
      TILES + "outer_products_and_sums_of_a_stretch[5-16-float32]"),
     ("a rate beside its floor as if it were a time", "bench/measure.py",

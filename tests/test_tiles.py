@@ -5,7 +5,7 @@ import pytest
 from helpers import lane_scheduler
 from helpers.lane_scheduler import LaneError
 
-from lopt import outer, rng
+from lopt import rng, stretches
 from lopt.lanes import PARTIALS, add_row_squares, add_row_sums, kernel, layer
 
 
@@ -92,8 +92,8 @@ def test_layer_does_not_depend_on_the_lanes() -> None:
 
 @kernel
 def call_outer(product, total, values, fixed, moving, start, n):
-    outer.outer_products(product, start, values, fixed, moving, n)
-    outer.outer_sums(total, start, values, fixed, moving, n)
+    stretches.outer_products(product, start, values, fixed, moving, n)
+    stretches.outer_sums(total, start, values, fixed, moving, n)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt.lanes import PARTIALS, add_row_squares, kernel, lane, lanes, sync
-from lopt.outer import outer_products, outer_sums
+from lopt.stretches import outer_products, outer_sums
 
 COLUMNS = 12  # offset, size, factored, na, stride_a, nb, stride_b, n1, stride_1, n2, stride_2, state offset
 

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from lopt.lanes import lane, lanes
-from lopt.tiles import _arrays, _Vectors, vector_unit
+from lopt.tiles import Vectors, arrays_of, vector_unit
 
 
 def outer_products(
@@ -58,10 +58,10 @@ def _vectorised(operation: str, itemsize: int) -> Callable[..., None]:
         signature = types.void(target, index, values, index, index, index)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            target, start, values, fixed, moving, n = _arrays(
+            target, start, values, fixed, moving, n = arrays_of(
                 context, builder, signature, arguments
             )
-            v, number = _Vectors(builder, target.number, width), ir.IntType(64)
+            v, number = Vectors(builder, target.number, width), ir.IntType(64)
             blocks = builder.udiv(n, number(width))
             whole = builder.mul(blocks, number(width))
 
