@@ -175,7 +175,8 @@ def train_all(
             if (i, j) not in runners:
                 runners = {(i, j): Runner(tasks[i], entrants[j].opt, schedule)}
             flat[item] = _train_once(runners[i, j], entrants[j].theta, steps, int(k))
-            progress.update(min(done * comm.size, total))  # if all ranks are as far as this one
+            progress.update(min(done * comm.size, total - 1))  # if all ranks are as far as this one
+        progress.update(total)
     comm.allreduce_scalars(flat.reshape(-1))
     test, status, at, seconds = flat[:, 2 * m :].T
     codes = {"status": status.astype(np.int64), "status_step": at.astype(np.int64)}

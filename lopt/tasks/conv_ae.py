@@ -1,5 +1,6 @@
 """Convolutional autoencoders of images, plain and variational (TaskSet's fixed tasks, task set specification 6.3, 6.4)."""
 
+import abc
 import dataclasses
 import functools
 import itertools
@@ -181,11 +182,11 @@ class ConvCoder(ImageTask):
                 view[...] = draw(self.initialiser, self.init_scale, view.shape, stream, k)
         return params
 
+    @abc.abstractmethod
     def loss_reference(
         self, x: np.ndarray, out: np.ndarray, stream: np.ndarray, split: int, step: int
     ) -> tuple[float, np.ndarray]:
         """Loss of the outputs (B, P, C or 2 C) on images x (B, P C), and its gradient."""
-        raise NotImplementedError
 
     def latents_reference(self, code: np.ndarray, stream: np.ndarray, split: int, step: int):
         """z, loss of the latents, and a function from the gradient of z to that of the code."""

@@ -3,6 +3,7 @@
 Source: task set specification 3.4 and 3.5; the kernel is in `lopt.tasks.conv_core`.
 """
 
+import abc
 import dataclasses
 import functools
 import itertools
@@ -116,9 +117,9 @@ class ConvTask(ImageTask):
         map_sizes(*self.input_shape[:2], self.strides, self.padding)
 
     @staticmethod
+    @abc.abstractmethod
     def sample_config(seed: int) -> dict[str, Any]:
         """The published configuration of that seed: all fields, as drawn."""
-        raise NotImplementedError
 
     @classmethod
     def sample(cls, seed: int) -> Self:
@@ -133,14 +134,14 @@ class ConvTask(ImageTask):
         return cls(**{**own, **image_options(config)})
 
     @property
+    @abc.abstractmethod
     def head(self) -> str:
         """What becomes of the last map: one of HEADS."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers of the head."""
-        raise NotImplementedError
 
     @functools.cached_property
     def maps(self) -> list[tuple[int, int, int]]:

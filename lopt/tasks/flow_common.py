@@ -5,6 +5,7 @@ computes from v, with a fixed permutation undone between them.  -log p = |v|^2 /
 Source: task set specification 3.9, 3.10 and 13.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -143,14 +144,14 @@ class FlowTask(ImageTask):
         return math.prod(self.input_shape)
 
     @property
+    @abc.abstractmethod
     def widths(self) -> tuple[int, ...]:
         """Inputs, hidden widths and outputs of every net."""
-        raise NotImplementedError
 
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
     def orders(self) -> tuple[np.ndarray, ...]:
         """K - 1 permutations of the D columns: after block k + 1, v <- v[order_k]."""
-        raise NotImplementedError
 
     @functools.cached_property
     def layout(self) -> Layout:
