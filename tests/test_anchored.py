@@ -21,6 +21,7 @@ LAYOUTS = {"mixed": MIXED, "blocks": BLOCKS, "many": MANY}
 OPTIONS = {
     "linear": Anchored(),
     "hidden": Anchored(hidden=8),
+    "headless": Anchored(hidden=4, head=False, orthogonal=True),
     "lstm": Anchored(lstm_hidden=5),
     "orthogonal": Anchored(orthogonal=True),
     "everything": Anchored(
@@ -59,7 +60,7 @@ def unit_rms_adam(params: dict, grads: list[dict], rate: float) -> dict:
     return params
 
 
-@pytest.mark.parametrize("name", ["linear", "hidden", "lstm", "orthogonal"])
+@pytest.mark.parametrize("name", ["linear", "hidden", "headless", "lstm", "orthogonal"])
 def test_at_theta_zero_it_is_adam_of_unit_rms(name: str) -> None:
     opt = OPTIONS[name]
     params = normals(BLOCKS.size, 3)
@@ -204,6 +205,7 @@ def test_sizes_of_the_meta_parameters() -> None:
     assert Anchored().theta_layout.size == 13 + 14
     assert Anchored(orthogonal=True).theta_layout.size == 13 + 14 + 1
     assert Anchored(hidden=8).theta_layout.size == 13 + 14 + 8 * (13 + 2)
+    assert Anchored(hidden=8, head=False).theta_layout.size == 13 + 8 * (13 + 2)
     assert Anchored(lstm_hidden=16).theta_layout.size == 13 + 14 + 16 + 4 * 16 * (14 + 16 + 1)
 
 
@@ -212,6 +214,7 @@ def test_sizes_of_the_meta_parameters() -> None:
     [
         ({"hidden": -1}, "hidden must be >= 0, got -1"),
         ({"lstm_hidden": -2}, "lstm_hidden must be >= 0, got -2"),
+        ({"lstm_hidden": 2, "head": False}, "lstm_hidden = 2 is behind a head, and head is false"),
         ({"total_steps": -3}, "total_steps must be >= 0, got -3"),
         ({"rate": 0.0}, "rate must be positive, got 0.0"),
         ({"weight_decay": math.nan}, "weight_decay must be >= 0, got nan"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from lopt import rng
 from lopt.arch import anchored_features as see
-from lopt.arch import anchored_head as head
+from lopt.arch import anchored_head as rate_head
 from lopt.arch import anchored_views as views
 from lopt.arch.orthogonal import columns_of, orthogonal_factor, orthogonal_sizes
 from lopt.arch.per_parameter import BLOCK, KEPT, clear_rows
@@ -77,12 +77,15 @@ def look_at_tensor(k, params, grad, memory, work, sizes, t):
         scale = np.float64(rms[see.G]) * np.float64(rms[see.M + c])
         cosine = product / scale if scale > 0.0 else 0.0
         if lane() == 0:
-            new = head.COSINE * np.float64(memory.cosines[k, c]) + (1.0 - head.COSINE) * cosine
+            new = (
+                rate_head.COSINE * np.float64(memory.cosines[k, c])
+                + (1.0 - rate_head.COSINE) * cosine
+            )
             memory.cosines[k, c] = rms.dtype.type(new)
     sync()
     rms_adam = np.float64(rms[see.NORMALISED]) * root2 / correct1
     signal = np.float64(rms[see.M + 1]) / rms_v if rms_v > 0.0 else 0.0
-    head.head_inputs(
+    rate_head.head_inputs(
         work.inputs[k], table, at, memory.losses, np.float64(memory.scales[k]),
         np.float64(work.typical[0]), rms_adam, memory.cosines[k], signal, t,
     )  # fmt: skip
@@ -184,18 +187,18 @@ def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
     memory = views.memory_of(state, sizes, n)
     if is_valid != 0:
         if sizes[views.SEES_VALID] != 0:
-            head.update_valid_loss(memory.losses, loss)
+            rate_head.update_valid_loss(memory.losses, loss)
         return 0
     weights, room = views.weights_of(theta, sizes), views.work_of(work, sizes, n)
-    table, t = sizes[views.TABLE :], np.float64(memory.losses[head.N_TRAIN])
+    table, t = sizes[views.TABLE :], np.float64(memory.losses[rate_head.N_TRAIN])
     if t == 0.0:
-        head.initial_scales(memory.scales, params, table, room.partials)
+        rate_head.initial_scales(memory.scales, params, table, room.partials)
     views.typical_scale(room.typical, memory.scales, table)
-    head.update_train_loss(memory.losses, loss)
+    rate_head.update_train_loss(memory.losses, loss)
     see.update_averages(grad, memory.m, memory.v)
     for k in range(table[0]):
         look_at_tensor(k, params, grad, memory, room, sizes, t)
-    head.log_multiples(
+    rate_head.log_multiples(
         room.rates, room.inputs, room.gates, memory.hidden, memory.cell, weights.rate,
         weights.lstm, weights.lstm_bias, weights.recurrent,
     )  # fmt: skip
@@ -217,9 +220,10 @@ def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
 @register_optimizer("anchored")
 @dataclasses.dataclass(frozen=True)
 class Anchored(Optimizer):
-    """Adam's direction plus a learned correction of unit RMS, and a learned step size per tensor; 27 meta-parameters up.
+    """Adam's direction plus a learned correction of unit RMS, and a learned step size per tensor; 13 meta-parameters up.
 
     hidden        hidden ReLU units of the correction; 0: it is linear in the inputs
+    head          whether the step size of a tensor is learned; else it is `rate` times the layer's scale
     lstm_hidden   cells of the LSTM behind the step size; 0: the step size is linear in the tensor's inputs
     valid_loss    whether the optimizer sees validation losses (the generalisation gap is an input of the head)
     rate          step of theta = 0, relative to the initial RMS of the layer; the user's knob, if one is wanted
@@ -230,6 +234,7 @@ class Anchored(Optimizer):
     """
 
     hidden: int = 0
+    head: bool = True
     lstm_hidden: int = 0
     valid_loss: bool = False
     rate: float = 0.01
@@ -244,6 +249,10 @@ class Anchored(Optimizer):
         for key in ("hidden", "lstm_hidden", "total_steps"):
             if getattr(self, key) < 0:
                 raise OptimizerError(f"anchored: {key} must be >= 0, got {getattr(self, key)}")
+        if self.lstm_hidden > 0 and not self.head:
+            raise OptimizerError(
+                f"anchored: lstm_hidden = {self.lstm_hidden} is behind a head, and head is false"
+            )
         if not 0 < self.rate < math.inf:
             raise OptimizerError(f"anchored: rate must be positive, got {self.rate}")
         if not 0 <= self.weight_decay < math.inf:
@@ -263,8 +272,8 @@ class Anchored(Optimizer):
             ("direction/b0", (h,)),
             ("direction/w1", (h,)),
         ]
-        tensors += [("rate/direct", (head.INPUTS,)), ("rate/recurrent", (q,))]
-        tensors += [("rate/lstm", (head.INPUTS + q, 4 * q)), ("rate/lstm_bias", (4 * q,))]
+        tensors += [("rate/direct", (rate_head.INPUTS * int(self.head),)), ("rate/recurrent", (q,))]
+        tensors += [("rate/lstm", (rate_head.INPUTS + q, 4 * q)), ("rate/lstm_bias", (4 * q,))]
         tensors += [("direction/orthogonal", (int(self.orthogonal),))]
         return Layout((name, shape) for name, shape in tensors if 0 not in shape)
 
@@ -279,7 +288,8 @@ class Anchored(Optimizer):
         return theta
 
     def sizes(self, layout: Layout) -> np.ndarray:
-        slots = [self.hidden, self.lstm_hidden, self.total_steps, int(self.valid_loss)]
+        slots = [self.hidden, self.lstm_hidden, int(self.head), self.total_steps]
+        slots.append(int(self.valid_loss))
         slots += orthogonal_sizes(layout) if self.orthogonal else (0, 0)
         return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])
 
@@ -304,4 +314,4 @@ class Anchored(Optimizer):
             "weight_decay": 0.1,
             "orthogonal": True,
         }
-        return [cls(), cls(hidden=8), cls(**full), cls(total_steps=7)]
+        return [cls(), cls(hidden=8, head=False), cls(**full), cls(total_steps=7)]

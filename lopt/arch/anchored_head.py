@@ -105,7 +105,8 @@ def head_inputs(row, table, at, memory, scale, typical_scale, rms_adam, cosines,
 def log_multiples(multiples, inputs, gates, hidden, cell, direct, lstm, lstm_bias, recurrent):
     """multiples (T,) <- x . direct + h . recurrent, bounded; h the LSTM's answer to x, if there is an LSTM.
 
-    Shapes: inputs (T, 14 + Q), gates (T, 4 Q) scratch, hidden and cell (T, Q) UPDATED, direct (14,), recurrent (Q,).
+    Shapes: inputs (T, 14 + Q), gates (T, 4 Q) scratch, hidden and cell (T, Q) UPDATED, direct (14,) or empty,
+    recurrent (Q,).
     """
     tensors, width = hidden.shape
     if width > 0:
@@ -116,7 +117,7 @@ def log_multiples(multiples, inputs, gates, hidden, cell, direct, lstm, lstm_bia
         lstm_step(inputs, hidden, cell, gates, lstm, lstm_bias)
     for k in range(lane(), tensors, lanes()):
         s = 0.0
-        for i in range(INPUTS):
+        for i in range(direct.size):
             s += np.float64(inputs[k, i]) * np.float64(direct[i])
         for q in range(width):
             s += np.float64(hidden[k, q]) * np.float64(recurrent[q])

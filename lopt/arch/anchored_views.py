@@ -11,9 +11,9 @@ from lopt.arch.per_parameter import BLOCK, KEPT
 from lopt.lanes import PARTIALS, Returned, kernel, lane, sync
 from lopt.optimizer import TABLE_COLUMNS
 
-# data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay.  MATRIX, SQUARE: elements of the largest
-# matrix and of its smaller side's square, 0 if the optimizer does not look at matrices.
-HIDDEN, LSTM, TOTAL_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(7)
+# data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay.  HEAD: 1 if step sizes are learned.
+# MATRIX, SQUARE: elements of the largest matrix and of its smaller side's square, 0 if matrices are not looked at.
+HIDDEN, LSTM, HEAD, TOTAL_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(8)
 RATE, DECAY = range(2)
 
 
@@ -24,7 +24,7 @@ class Weights(NamedTuple):
     hidden: np.ndarray  # (13, H)
     bias: np.ndarray  # (H,)
     outer: np.ndarray  # (H,) from the hidden units to the direction
-    rate: np.ndarray  # (14,) from the tensor's inputs to its log step size
+    rate: np.ndarray  # (14,) from the tensor's inputs to its log step size, or empty
     recurrent: np.ndarray  # (Q,) from the LSTM to the log step size
     lstm: np.ndarray  # (14 + Q, 4 Q)
     lstm_bias: np.ndarray  # (4 Q,)
@@ -71,7 +71,7 @@ def weights_of(theta, sizes):
     b = a + FEATURES * h
     c = b + h
     d = c + h
-    e = d + INPUTS
+    e = d + INPUTS * sizes[HEAD]
     f = e + q
     g = f + (INPUTS + q) * 4 * q
     return Weights(

@@ -96,7 +96,7 @@ class Anchored:
             *(math.tanh(self.t / tau) for tau in (10, 100, 1000)), float(w.ndim <= 1),
             log_within(rms(self.m[k][1]) / rms_v if rms_v > 0 else 0.0, -5, 1), gap,
         ])  # fmt: skip
-        total = x @ self.theta["rate/direct"]
+        total = x @ self.theta["rate/direct"] if self.opt.head else 0.0
         if self.opt.lstm_hidden:
             z = np.concatenate([x, self.h[k]]) @ self.theta["rate/lstm"]
             i, j, f, o = np.split(z + self.theta["rate/lstm_bias"], 4)
