@@ -194,18 +194,18 @@ def _learned(
     """A learned optimizer, alone or at several rates of its own; the first is what a user gets."""
     file = folder / spec.weights
     weights = store.load_weights(file if file.exists() else spec.weights)
-    options = {**weights.options, **spec.options}
+    options = dict(spec.options)
     if spec.cosine:
         options["total_steps"] = config.steps
     found = []
     for trial, rate in enumerate(spec.rates or (None,)):
         given = options if rate is None else {**options, "rate": rate}
-        opt = optimizer(weights.architecture, **given)
+        opt = weights.optimizer(**given)
         family = spec.family or weights.path.stem
         label = family if rate is None else f"{family} #{trial}"
         text = json.dumps({"digest": weights.digest, **opt.config()}, sort_keys=True)
         info = store.EntrantInfo(label, family, "learned", trial, text)
-        found.append(Entrant(info, opt, opt.check_theta(weights.theta), seeds))
+        found.append(Entrant(info, opt, weights.theta, seeds))
     return found
 
 

@@ -537,6 +537,19 @@ def test_weights_come_back_ready_for_use(tmp_path: Path) -> None:
     assert np.array_equal(store.load_weights(path).theta, opt.init_theta())
 
 
+def test_options_of_weights_are_replaced_where_theta_stays_what_it_was(tmp_path: Path) -> None:
+    opt = optimizer("anchored", hidden=4, rate=0.02)
+    path = store.save_weights(tmp_path / "w.h5", opt, opt.init_theta(), {})
+    found = store.load_weights(path)
+    assert found.optimizer(total_steps=70) == optimizer(
+        "anchored", hidden=4, rate=0.02, total_steps=70
+    )
+    with pytest.raises(StoreError, match="direction/w0"):
+        found.optimizer(hidden=5)
+    with pytest.raises(StoreError, match="total_step"):
+        found.optimizer(total_stepz=70)
+
+
 def test_theta_is_checked_when_saved(tmp_path: Path) -> None:
     opt = optimizer("adam")
     for theta in (opt.init_theta()[:-1], np.full_like(opt.init_theta(), np.nan)):

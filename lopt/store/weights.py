@@ -39,14 +39,14 @@ class Weights:
         """16 hexadecimal digits that tell these weights from others, whatever the file is called."""
         return hashlib.sha256(self.theta.tobytes()).hexdigest()[:16]
 
-    def optimizer(self) -> Optimizer:
-        """The optimizer that these weights are for.
+    def optimizer(self, **options: Any) -> Optimizer:
+        """The optimizer that these weights are for; `options` replace those of the file (`total_steps`, `rate`, ...).
 
         Raises:
             StoreError: no such architecture here, refused options, or its theta has other blocks than the file's.
         """
         try:
-            opt = optimizer(self.architecture, **self.options)
+            opt = optimizer(self.architecture, **{**self.options, **options})
             expected = opt.theta_layout
         except (LoptError, TypeError, ValueError) as error:
             raise StoreError(f"{self.path}: cannot build its optimizer: {error}") from error
