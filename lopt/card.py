@@ -14,7 +14,7 @@ from lopt.errors import UsageError
 from lopt.judgement import judge
 from lopt.tasks import parse_task_spec
 
-SCORES = "scores"  # key of the provenance: one entry for each comparison, by the name of its file
+SCORES = "scores"  # key of the provenance: an entry for each comparison and entrant, by the names of both
 
 
 def write_scores(weights: str | Path, curves: Path) -> str:
@@ -25,17 +25,27 @@ def write_scores(weights: str | Path, curves: Path) -> str:
     """
     loaded = store.load_weights(weights)
     found = store.read_curves(curves)
-    mine = [e for e in found.entrants if json.loads(e.spec).get("digest") == loaded.digest]
+    settings = {e.family: json.loads(e.spec) for e in reversed(found.entrants)}
+    mine = {f: x for f, x in settings.items() if x.pop("digest", None) == loaded.digest}
     if not mine:
         learned = ", ".join(found.kinds("learned")) or "none"
         raise UsageError(
             f"{curves} has no runs of these weights {loaded.digest} (learned: {learned})"
         )
     origin = {k: found.provenance[-1][k] for k in ("lopt", "git_commit")}
-    scores = {curves.stem: {**judge(found, mine[0].family), **origin}}
+    scores = {
+        f"{curves.stem}, {family}": {
+            **judge(found, family), **origin, "told": _told(loaded.options, mine[family])
+        } for family in found.kinds("learned") if family in mine
+    }  # fmt: skip
     provenance = {**loaded.provenance, SCORES: {**loaded.provenance.get(SCORES, {}), **scores}}
     store.save_weights(loaded.path, loaded.optimizer(), loaded.theta, provenance)
     return card(loaded.path)
+
+
+def _told(options: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+    """Options of an entrant that are not those of its weights file: what a user would have to say."""
+    return {k: v for k, v in setting.items() if k != "name" and options.get(k, v) != v}
 
 
 def overview(curves: Path) -> str:
@@ -117,6 +127,7 @@ def scores_text(s: dict[str, Any]) -> str:
     """What `judge` found, Markdown."""
     lines = [
         f"## Evaluation on {s['tasks']} tasks, {s['steps']} steps, {s['seeds']} seeds",
+        *_setting(s.get("told", {})),
         "",
         "Log ratios are of the excess test loss over the rival's: below 0 the learned optimizer is better. "
         "IQM: interquartile mean over tasks, with its 95 % bootstrap interval.",
@@ -135,6 +146,15 @@ def scores_text(s: dict[str, Any]) -> str:
         ]
         lines += ["", "### Equal numbers of trials", "", *_duel_table(trials), "", *_speeds(s)]
     return "\n".join([*lines, *_families(s), *_losses(s)])
+
+
+def _setting(told: dict[str, Any]) -> list[str]:
+    listed = ", ".join(f"`{k} = {v}`" for k, v in told.items())
+    return (
+        ["", f"The optimizer is told {listed}; nothing else is set, nothing is tuned."]
+        if told
+        else []
+    )
 
 
 def _speeds(s: dict[str, Any]) -> list[str]:

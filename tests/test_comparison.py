@@ -14,6 +14,7 @@ from helpers.mpi import launch
 
 import lopt
 from lopt import rng, scores, store
+from lopt.card import write_scores
 from lopt.cli import main
 from lopt.comm import SerialComm
 from lopt.comparison import ComparisonConfig, EntrantSpec, compare, entrants_of
@@ -306,6 +307,31 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     store.save_weights(weights, opt, opt.init_theta(), {})
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2 and "no runs of these weights" in refused.output
+
+
+def test_a_card_says_what_an_optimizer_was_told(tmp_path: Path) -> None:
+    """Two entrants of the same weights, one told its steps: two evaluations, and only the second names the option."""
+    opt = lopt.optimizer("anchored")
+    path = store.save_weights(tmp_path / "w.h5", opt, opt.init_theta(), {})
+    c, digest = made_up([1], [2], ["a"]), store.load_weights(path).digest
+    infos = [
+        store.EntrantInfo(
+            name,
+            name,
+            "learned",
+            0,
+            json.dumps({"digest": digest, **opt.config(), "total_steps": n}),
+        )
+        for name, n in (("alone", 0), ("told", 100))
+    ]
+    runs = c.runs | {"entrant": np.array([0, 1])}
+    origin = [{"lopt": "1", "git_commit": "c"}]
+    both = dataclasses.replace(c, entrants=tuple(infos), runs=runs, provenance=origin)
+    store.save_curves(tmp_path / "c.h5", both)
+    text = write_scores(path, tmp_path / "c.h5")
+    assert text.count("## Evaluation on 1 tasks") == 2 and text.count("is told") == 1
+    assert "The optimizer is told `total_steps = 100`; nothing else" in text
+    assert list(store.load_weights(path).provenance["scores"]) == ["c, alone", "c, told"]
 
 
 def test_learned_optimizers_are_ranked(tmp_path: Path) -> None:
