@@ -21,7 +21,7 @@ LAYOUTS = {"mixed": MIXED, "blocks": BLOCKS, "many": MANY}
 OPTIONS = {
     "linear": Anchored(),
     "hidden": Anchored(hidden=8),
-    "headless": Anchored(hidden=4, head=False, orthogonal=True),
+    "headless": Anchored(hidden=4, head=False, orthogonal=True, decay_steps=2),
     "lstm": Anchored(lstm_hidden=5),
     "orthogonal": Anchored(orthogonal=True),
     "everything": Anchored(
@@ -60,7 +60,7 @@ def unit_rms_adam(params: dict, grads: list[dict], rate: float) -> dict:
     return params
 
 
-@pytest.mark.parametrize("name", ["linear", "hidden", "headless", "lstm", "orthogonal"])
+@pytest.mark.parametrize("name", ["linear", "hidden", "lstm", "orthogonal"])
 def test_at_theta_zero_it_is_adam_of_unit_rms(name: str) -> None:
     opt = OPTIONS[name]
     params = normals(BLOCKS.size, 3)
@@ -152,17 +152,28 @@ def test_a_tensor_without_gradient_stays() -> None:
     assert np.array_equal(moved[:3], np.ones(3)) and (moved[3:] < 1).all()
 
 
-def test_cosine_ends_at_zero() -> None:
-    opt = Anchored(total_steps=3)
-    run = Replay(opt, MIXED, np.zeros(opt.theta_layout.size), normals(MIXED.size, 8))
-    for t in range(3):
+def step_lengths(opt: Anchored, steps: int) -> list[float]:
+    """RMS of the first tensor's steps over its initial RMS."""
+    params = normals(MIXED.size, 8)
+    run, found = Replay(opt, MIXED, np.zeros(opt.theta_layout.size), params), []
+    for t in range(steps):
         before = run.params.copy()
-        after = run.step(normals(MIXED.size, 70 + t))
-        length = math.sqrt(((after - before)[:30] ** 2).mean()) / math.sqrt(
-            (normals(MIXED.size, 8)[:30] ** 2).mean()
-        )
-        assert length == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * t / 3)), rel=1e-5)
-    assert np.array_equal(run.params, run.step(normals(MIXED.size, 80)))
+        moved = run.step(normals(MIXED.size, 70 + t)) - before
+        found.append(math.sqrt((moved[:30] ** 2).mean() / (params[:30] ** 2).mean()))
+    return found
+
+
+def test_cosine_ends_at_zero_whatever_else_is_said() -> None:
+    cosine = [0.01 * 0.5 * (1 + math.cos(math.pi * t / 3)) for t in range(3)]
+    for decay in (0, 5):
+        found = step_lengths(Anchored(total_steps=3, decay_steps=decay), 4)
+        assert found == pytest.approx([*cosine, 0.0], rel=1e-5)
+
+
+def test_without_an_end_steps_fall_like_an_inverse_root() -> None:
+    """1, 1/2, 1/3 of the first after 0, 3, 8 times decay_steps."""
+    found = step_lengths(Anchored(decay_steps=2), 17)
+    assert [found[t] for t in (0, 6, 16)] == pytest.approx([0.01, 0.01 / 2, 0.01 / 3], rel=1e-5)
 
 
 def factor_of(m: np.ndarray) -> np.ndarray:
@@ -216,6 +227,7 @@ def test_sizes_of_the_meta_parameters() -> None:
         ({"lstm_hidden": -2}, "lstm_hidden must be >= 0, got -2"),
         ({"lstm_hidden": 2, "head": False}, "lstm_hidden = 2 is behind a head, and head is false"),
         ({"total_steps": -3}, "total_steps must be >= 0, got -3"),
+        ({"decay_steps": -4}, "decay_steps must be >= 0, got -4"),
         ({"rate": 0.0}, "rate must be positive, got 0.0"),
         ({"weight_decay": math.nan}, "weight_decay must be >= 0, got nan"),
     ],

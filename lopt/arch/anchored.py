@@ -181,6 +181,14 @@ def move_tensor(k, params, grad, memory, weights, work, sizes, root2, decay):
 
 
 @kernel
+def scheduled(t, total, decay):
+    """Factor of all step sizes at step t: a cosine to 0 over `total` steps, else 1 / sqrt(1 + t / decay), else 1."""
+    if total > 0.0:
+        return 0.5 * (1.0 + math.cos(math.pi * min(t / total, 1.0)))
+    return 1.0 / math.sqrt(1.0 + t / decay) if decay > 0.0 else 1.0
+
+
+@kernel
 def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
     """One call; see `lopt.optimizer.Optimizer`."""
     sizes, hyper, n = data.sizes, data.hyper, params.size
@@ -202,9 +210,9 @@ def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
         room.rates, room.inputs, room.gates, memory.hidden, memory.cell, weights.rate,
         weights.lstm, weights.lstm_bias, weights.recurrent,
     )  # fmt: skip
-    schedule, total = 1.0, np.float64(sizes[views.TOTAL_STEPS])
-    if total > 0.0:
-        schedule = 0.5 * (1.0 + math.cos(math.pi * min(t / total, 1.0)))
+    schedule = scheduled(
+        t, np.float64(sizes[views.TOTAL_STEPS]), np.float64(sizes[views.DECAY_STEPS])
+    )
     for k in range(lane(), table[0], lanes()):
         rate = schedule * np.float64(hyper[views.RATE]) * np.float64(memory.scales[k])
         room.rates[k] = room.rates.dtype.type(rate * math.exp(np.float64(room.rates[k])))
@@ -231,6 +239,7 @@ class Anchored(Optimizer):
     orthogonal    whether the direction of a matrix also has a learned share of the orthogonal factor of its momentum; a
                   step then costs ten more products of that matrix with itself
     total_steps   length of a cosine decay of all steps to 0; 0: none
+    decay_steps   without total_steps: step t is 1 / sqrt(1 + t / decay_steps) of the first; 0: constant
     """
 
     hidden: int = 0
@@ -241,12 +250,13 @@ class Anchored(Optimizer):
     weight_decay: float = 0.0
     orthogonal: bool = False
     total_steps: int = 0
+    decay_steps: int = 0
 
     core = staticmethod(anchored_step)
     uses_loss = True
 
     def __post_init__(self) -> None:
-        for key in ("hidden", "lstm_hidden", "total_steps"):
+        for key in ("hidden", "lstm_hidden", "total_steps", "decay_steps"):
             if getattr(self, key) < 0:
                 raise OptimizerError(f"anchored: {key} must be >= 0, got {getattr(self, key)}")
         if self.lstm_hidden > 0 and not self.head:
@@ -288,7 +298,7 @@ class Anchored(Optimizer):
         return theta
 
     def sizes(self, layout: Layout) -> np.ndarray:
-        slots = [self.hidden, self.lstm_hidden, int(self.head), self.total_steps]
+        slots = [self.hidden, self.lstm_hidden, int(self.head), self.total_steps, self.decay_steps]
         slots.append(int(self.valid_loss))
         slots += orthogonal_sizes(layout) if self.orthogonal else (0, 0)
         return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])

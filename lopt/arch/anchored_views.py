@@ -13,7 +13,7 @@ from lopt.optimizer import TABLE_COLUMNS
 
 # data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay.  HEAD: 1 if step sizes are learned.
 # MATRIX, SQUARE: elements of the largest matrix and of its smaller side's square, 0 if matrices are not looked at.
-HIDDEN, LSTM, HEAD, TOTAL_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(8)
+HIDDEN, LSTM, HEAD, TOTAL_STEPS, DECAY_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(9)
 RATE, DECAY = range(2)
 
 

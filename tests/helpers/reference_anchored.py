@@ -117,6 +117,8 @@ class Anchored:
         schedule = 1.0
         if opt.total_steps:
             schedule = 0.5 * (1 + math.cos(math.pi * min(self.t / opt.total_steps, 1)))
+        elif opt.decay_steps:
+            schedule = (1 + self.t / opt.decay_steps) ** -0.5
         for k, w in params.items():
             g = grads[k]
             self.m[k] = [d * m + (1 - d) * g for d, m in zip(DECAYS, self.m[k], strict=True)]
