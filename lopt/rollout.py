@@ -22,6 +22,7 @@ from lopt.augment import (
 )
 from lopt.augment import work_size as augment_work_size
 from lopt.borrowed import borrowed
+from lopt.config import DEVICES
 from lopt.errors import UsageError, unknown
 from lopt.lanes import anywhere, apart, entry_point, kernel, lane, lanes, pin_blas_threads, sync
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
@@ -30,7 +31,6 @@ from lopt.task import EVALUATE_SIG, INNER_VALID, OUTER_VALID, TASK_DATA_TYPE, TR
 
 OK, CEILING, DIVERGED = range(3)
 STATUS_NAMES = ("ok", "ceiling", "diverged")
-DEVICES = ("cpu", "cuda")
 
 # Slots of the int64 status array: flag, inner step at which it was first set, evaluations spent.
 FLAG, FLAG_STEP, EVALUATIONS = range(3)

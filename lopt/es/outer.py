@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt.config import SCHEDULES
 from lopt.errors import ConfigError, LoptError, OptimizerError, unknown
 from lopt.layout import Layout
 from lopt.optimizer import Optimizer, optimizer
 
-SCHEDULES = ("constant", "cosine")
 RATES = (
     "learning_rate",
     "rate",
