@@ -21,7 +21,7 @@ LAYERS = {
     "es": 5, "meta_task": 5,
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "cluster_model": 7, "verify": 7, "task_times": 7,
-    "comparison": 7, "judgement": 7, "card": 7, "optlist": 7, "search_files": 7, "bench": 7,
+    "comparison": 7, "judgement": 7, "card": 7, "optlist": 7, "search_files": 7, "bench": 7, "sweep": 7,
     "cli": 8, "gpu_check": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
@@ -44,6 +44,7 @@ SIDEWAYS = {
     ("cuda_update", "optimizer"),
     ("augment", "task"),
     ("task_times", "bench"),
+    ("sweep", "train"),
     ("bench", "train"),
     ("bench", "plots"),
     ("plots", "bench"),

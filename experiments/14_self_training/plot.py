@@ -5,13 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lopt.plots import FONT, STYLES, new_figure, smooth
-from lopt.store import RunReader
-
-
-def meta_losses(folder: Path) -> np.ndarray:
-    """Meta-loss of every outer step of a run."""
-    with RunReader(folder / "run.h5") as run:
-        return run["meta_loss"]
+from lopt.sweep import meta_losses
 
 
 def draw(runs: dict[str, Path], smoothing: int, horizon: int, path: Path) -> None:

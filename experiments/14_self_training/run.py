@@ -6,21 +6,20 @@ Killed and started again it goes on where it was.
 """
 
 import argparse
-import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plot import draw, meta_losses
+from plot import draw
 
 from lopt import config as cfg
 from lopt import store
 from lopt.comm import Comm, aborting, get_comm
 from lopt.comparison import Entrant, EntrantSpec, entrants_of, read
 from lopt.config import Section
-from lopt.train import train
+from lopt.sweep import folder_name, meta_losses, trained
 
 HERE = Path(__file__).parent
 
@@ -62,7 +61,7 @@ def name_of(entrant: Entrant) -> str:
 
 def meta_train(entrant: Entrant, config: Config, out: Path, comm: Comm) -> Path:
     """`lopt train` with that optimizer on theta; the folder of the run."""
-    name = re.sub(r"\W+", "_", name_of(entrant))
+    name = folder_name(name_of(entrant))
     outer = {**config.lopt.get("outer", {})}
     if entrant.info.variant != "learned" and hasattr(entrant.opt, "learning_rate"):
         options = entrant.opt.config()
@@ -74,12 +73,7 @@ def meta_train(entrant: Entrant, config: Config, out: Path, comm: Comm) -> Path:
             origin = store.provenance(0, comm.size, "cpu")
             store.save_weights(outer["weights"], entrant.opt, entrant.theta, origin)
         comm.barrier()
-    folder = out / name
-    train(
-        cfg.convert({**config.lopt, "outer": outer}, cfg.Config), folder, comm,
-        resume=comm.bcast(folder.exists()),
-    )  # fmt: skip
-    return folder
+    return trained(cfg.convert({**config.lopt, "outer": outer}, cfg.Config), out / name, comm)
 
 
 def report(runs: dict[str, Path], config: Config) -> int:
