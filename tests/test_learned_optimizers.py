@@ -30,6 +30,7 @@ OPTIMIZERS = {
     "past_weights": optimizer("hierarchical", **SMALL, past_weights=True),
     "clip_normalised": optimizer("hierarchical", **SMALL, clip_normalised=True),
     "learn_clip": optimizer("hierarchical", **SMALL, learn_clip=True),
+    "no_lstm": optimizer("hierarchical", **(SMALL | {"lstm_hidden": 0}), learn_clip=True),
     "reference_artefact": optimizer("hierarchical", **SMALL, valid_before_first="reference"),
     "mlp": optimizer("mlp"),
     "mlp_small": optimizer("mlp", hidden=3, decays=(0.0, 0.9)),
@@ -96,12 +97,14 @@ def test_numbers_of_meta_parameters() -> None:
     assert past.theta_layout.size == 35_799 + 32
     assert past.n_features == inputs + 1
     assert optimizer("hierarchical", learn_clip=True).theta_layout.size == 35_799 + 2
+    alone = (inputs + 14) * 32 + 32 * 32 + 32 * 2 + 32 + 32 + 2
+    assert optimizer("hierarchical", lstm_hidden=0).theta_layout.size == alone
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("hierarchical", {"lstm_hidden": 0}, "lstm_hidden must be at least 1, got 0"),
+        ("hierarchical", {"lstm_hidden": -1}, "lstm_hidden must be at least 0, got -1"),
         ("hierarchical", {"decays": (0.5, 1.0)}, r"decays must lie in \(0, 1\), got \(0.5, 1.0\)"),
         ("hierarchical", {"valid_before_first": "zeros"}, "'zeros'.*zero"),
         ("hierarchical", {"clip_decay": 1.0}, "clip_decay 1.0 must lie in"),
@@ -233,11 +236,10 @@ def test_tensors_talk_through_the_lstm_only() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["mlp", "adafac_mlp"])
+@pytest.mark.parametrize("name", ["mlp", "adafac_mlp", "no_lstm"])
 def test_without_an_lstm_tensors_do_not_talk(name: str) -> None:
-    first, second = steps_with_other_gradients_elsewhere(
-        optimizer(name), busy_theta(optimizer(name))
-    )
+    opt = OPTIMIZERS[name]
+    first, second = steps_with_other_gradients_elsewhere(opt, busy_theta(opt))
     np.testing.assert_array_equal(first, second)
 
 

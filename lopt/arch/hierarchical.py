@@ -78,21 +78,18 @@ def look_at_tensor(k, params, grad, memory, work, sizes, decays, train_loss, val
 @kernel
 def tensor_network(weights, memory, work, table, features, t):
     """LSTM of all tensors, the message between them, and the bias of each tensor's first MLP layer."""
-    lstm_step(work.inputs, memory.hidden, memory.cell, work.gates, weights.lstm, weights.lstm_bias)
-    mean_message(
-        memory.hidden,
-        weights.between,
-        weights.between_bias,
-        memory.between,
-        work.mean,
-        work.product,
-    )
-    matmul(memory.hidden, weights.to_mlp, work.messages)
+    hidden, cell = memory.hidden, memory.cell
+    if hidden.shape[1] > 0:
+        lstm_step(work.inputs, hidden, cell, work.gates, weights.lstm, weights.lstm_bias)
+        mean_message(
+            hidden, weights.between, weights.between_bias, memory.between, work.mean, work.product
+        )  # fmt: skip
+        matmul(hidden, weights.to_mlp, work.messages)
     see.constant_inputs(work.constants, table, work.norms, work.messages, weights.to_mlp_bias, t)
     matmul(work.constants, weights.mlp.first[features:], work.biases)
-    tensors, hidden = work.biases.shape
+    tensors, width = work.biases.shape
     for k in range(tensors):
-        for j in range(lane(), hidden, lanes()):
+        for j in range(lane(), width, lanes()):
             work.biases[k, j] += weights.mlp.first_bias[j]
     sync()
 
@@ -172,7 +169,7 @@ def hierarchical_step(theta, params, grad, state, loss, is_valid, data, work):
 class Hierarchical(Optimizer):
     """The hierarchical learned optimizer of Metz et al. 2020; 35,799 meta-parameters at the default sizes.
 
-    lstm_hidden        H of the per-tensor LSTM
+    lstm_hidden        H of the per-tensor LSTM; 0: none, hence no messages, and the per-parameter MLP is alone
     mlp_hidden         width of the two hidden layers of the per-parameter MLP
     to_lstm, to_mlp    message channels between the levels of one tensor
     between            channels of the message from all tensors' LSTMs to each
@@ -207,8 +204,8 @@ class Hierarchical(Optimizer):
     uses_valid_loss = True
 
     def __post_init__(self) -> None:
-        for key in ("lstm_hidden", "mlp_hidden", "to_lstm", "to_mlp", "between"):
-            low = 2 if key == "mlp_hidden" else 1
+        lowest = {"lstm_hidden": 0, "mlp_hidden": 2, "to_lstm": 1, "to_mlp": 1, "between": 1}
+        for key, low in lowest.items():
             if getattr(self, key) < low:
                 raise OptimizerError(
                     f"hierarchical: {key} must be at least {low}, got {getattr(self, key)}"
@@ -235,23 +232,29 @@ class Hierarchical(Optimizer):
         return 3 + 4 * len(self.decays) + self.past_weights
 
     @property
+    def channels(self) -> tuple[int, int, int]:
+        """Of the messages to the LSTM, between tensors, and to the MLP; none without an LSTM."""
+        return (self.to_lstm, self.between, self.to_mlp) if self.lstm_hidden > 0 else (0, 0, 0)
+
+    @property
     def theta_layout(self) -> Layout:
         h, q = self.mlp_hidden, self.lstm_hidden
-        n_first = self.n_features + see.CONSTANTS + self.to_mlp
-        n_input = self.between + self.to_lstm + see.TENSOR_FEATURES
+        to_lstm, between, to_mlp = self.channels
+        n_first = self.n_features + see.CONSTANTS + to_mlp
+        n_input = between + to_lstm + see.TENSOR_FEATURES
         tensors = [
             ("mlp/w0", (n_first, h)), ("mlp/b0", (h,)),
             ("mlp/w1", (h, h)), ("mlp/b1", (h,)),
-            ("mlp/w2", (h, 2 + self.to_lstm)), ("mlp/b2", (2 + self.to_lstm,)),
+            ("mlp/w2", (h, 2 + to_lstm)), ("mlp/b2", (2 + to_lstm,)),
             ("lstm/w", (n_input + q, 4 * q)), ("lstm/b", (4 * q,)),
-            ("to_mlp/w", (q, self.to_mlp)), ("to_mlp/b", (self.to_mlp,)),
-            ("between/w", (q, self.between)), ("between/b", (self.between,)),
-            ("initial/between", (self.between,)), ("initial/from_mlp", (self.to_lstm,)),
+            ("to_mlp/w", (q, to_mlp)), ("to_mlp/b", (to_mlp,)),
+            ("between/w", (q, between)), ("between/b", (between,)),
+            ("initial/between", (between,)), ("initial/from_mlp", (to_lstm,)),
             ("initial/hidden", (q,)), ("initial/cell", (q,)),
         ]  # fmt: skip
         if self.learn_clip:
             tensors.append(("clip", (2,)))
-        return Layout(tensors)
+        return Layout((name, shape) for name, shape in tensors if 0 not in shape)
 
     def init_theta(self, seed: int = 0) -> np.ndarray:
         """Weights N(0, 1 / fan in) (2 / fan in before a ReLU), the last layer times output_scale; the rest 0."""
@@ -273,7 +276,7 @@ class Hierarchical(Optimizer):
 
     def sizes(self, layout: Layout) -> np.ndarray:
         slots = [
-            self.lstm_hidden, self.mlp_hidden, self.to_lstm, self.between, self.to_mlp,
+            self.lstm_hidden, self.mlp_hidden, *self.channels,
             len(self.decays), int(self.past_weights), int(self.clip_normalised),
             int(self.learn_clip), int(self.valid_before_first == "reference"),
         ]  # fmt: skip
@@ -294,10 +297,9 @@ class Hierarchical(Optimizer):
         state = np.zeros(views.state_elements(sizes, layout.size), theta.dtype)
         memory = views.memory_of(state, sizes, layout.size)
         learned = self.theta_layout.views(theta)
-        memory.hidden[:] = learned["initial/hidden"]
-        memory.cell[:] = learned["initial/cell"]
-        memory.from_mlp[:] = learned["initial/from_mlp"]
-        memory.between[:] = learned["initial/between"]
+        if self.lstm_hidden > 0:
+            for name in ("hidden", "cell", "from_mlp", "between"):
+                getattr(memory, name)[:] = learned[f"initial/{name}"]
         decay = float(self.hyper()[views.CLIP_DECAY])  # rounded as the kernel's, so that
         if self.learn_clip:
             decay = max(-math.expm1(float(learned["clip"][0])), 0.0)
@@ -308,4 +310,9 @@ class Hierarchical(Optimizer):
     def examples(cls) -> list["Hierarchical"]:
         small = {"lstm_hidden": 5, "mlp_hidden": 6, "to_lstm": 3, "to_mlp": 4, "between": 2}
         switches = ("past_weights", "clip_normalised", "learn_clip")
-        return [cls(), cls(**small), *(cls(**small, **{s: True}) for s in switches)]
+        return [
+            cls(),
+            cls(**small),
+            cls(lstm_hidden=0),
+            *(cls(**small, **{s: True}) for s in switches),
+        ]

@@ -82,10 +82,11 @@ class Hierarchical:
         self.train, self.valid = LossStatistics(0.9), LossStatistics(0.95)
         self.m = {k: [np.zeros_like(w) for _ in self.decays] for k, w in params.items()}
         self.v = {k: [np.zeros_like(w) for _ in self.decays] for k, w in params.items()}
-        self.h = {k: theta["initial/hidden"].copy() for k in params}
-        self.c = {k: theta["initial/cell"].copy() for k in params}
-        self.from_mlp = {k: theta["initial/from_mlp"].copy() for k in params}
-        self.from_lstm = theta["initial/between"].copy()
+        if opt.lstm_hidden > 0:
+            self.h = {k: theta["initial/hidden"].copy() for k in params}
+            self.c = {k: theta["initial/cell"].copy() for k in params}
+            self.from_mlp = {k: theta["initial/from_mlp"].copy() for k in params}
+            self.from_lstm = theta["initial/between"].copy()
         self.history: list[dict] = []
 
     def step(self, params: dict, grads: dict, loss: float, is_valid: bool) -> dict:
@@ -102,11 +103,12 @@ class Hierarchical:
                 self.m[name][k] = d * self.m[name][k] + (1 - d) * g
                 self.v[name][k] = d * self.v[name][k] + (1 - d) * g**2
         losses = self.train.feature(loss), self._valid_feature()
-        for name, w in params.items():
-            self._lstm(name, w, grads[name], losses)
-        theta = self.theta
-        messages = [h @ theta["between/w"] + theta["between/b"] for h in self.h.values()]
-        self.from_lstm = np.mean(messages, axis=0)
+        if self.opt.lstm_hidden > 0:
+            for name, w in params.items():
+                self._lstm(name, w, grads[name], losses)
+            theta = self.theta
+            messages = [h @ theta["between/w"] + theta["between/b"] for h in self.h.values()]
+            self.from_lstm = np.mean(messages, axis=0)
         return {
             name: self._move(name, w, grads[name], len(params), t) for name, w in params.items()
         }
@@ -154,11 +156,13 @@ class Hierarchical:
         same = [
             np.sin(t / (TAUS * math.pi)),
             [math.log(n_tensors) - 1.0, math.log(np.linalg.norm(w) + 1e-8), math.log(w.size)],
-            self.h[name] @ theta["to_mlp/w"] + theta["to_mlp/b"],
         ]
+        if self.opt.lstm_hidden > 0:
+            same.append(self.h[name] @ theta["to_mlp/w"] + theta["to_mlp/b"])
         same = np.tile(np.concatenate(same), (w.size, 1))
         out = mlp(np.concatenate([x, same], axis=1), theta, "mlp/")
-        self.from_mlp[name] = out[:, 2:].mean(axis=0)
+        if self.opt.lstm_hidden > 0:
+            self.from_mlp[name] = out[:, 2:].mean(axis=0)
         return moved(w, out, self.opt)
 
 
