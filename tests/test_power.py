@@ -45,7 +45,7 @@ ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
 STRATEGIES, MINIMIZE = (f"test_{f}.py::test_" for f in ("strategies", "minimize"))
 SCALE, CLUSTER = "test_scale.py::test_", "test_cluster_model.py::test_"
 STORE, COMM, EVALUATE = (f"test_{f}.py::test_" for f in ("store", "comm", "evaluate_and_plots"))
-ANCHORED = "test_anchored.py::test_"
+ANCHORED, READERS = "test_anchored.py::test_", "test_readers.py::test_"
 SCORES, COMPARISON = (f"test_{f}.py::test_" for f in ("scores", "comparison"))
 ATTENTION, MEMORY = "test_attention.py::test_", "test_memory.py::test_"
 GPES, NOISE_TABLE, POPULATIONS = (
@@ -168,6 +168,10 @@ BREAKAGES = [Breakage(*entry) for entry in (
      'np.argsort(words, kind="stable")', "np.arange(rows)", DATA + "permutation_never_changes"),
     ("labels not permuted with their rows", "data/datasets.py",
      "y[order].astype(np.int32)", "y.astype(np.int32)", DATA + "labels_belong_to_their_rows"),
+    ("labels of ImageNet begin at 1", "data/readers/imagenet_npz.py",
+     ".astype(np.int64) - 1,", ".astype(np.int64),", READERS + "an_imagenet_folder_is_read_in_the_order_of_its_batches"),
+    ("batches of ImageNet in the order of their names as text", "data/readers/imagenet_npz.py",
+     "(len(file.name), file.name)", "file.name", READERS + "an_imagenet_folder_is_read_in_the_order_of_its_batches"),
     ("bytes scaled otherwise than on the host", "ops/dense.py",
      "np.float32(value) / np.float32(255.0)", "np.float32(value) / np.float32(256.0)",
      OWN + "every_family_trains_on_a_file_in_memory_or_not[logistic]"),

@@ -209,6 +209,44 @@ def test_bad_cifar_labels_are_named_by_row(tmp_path):
         read(tmp_path / "data_batch_1.bin", "cifar100")
 
 
+def test_an_imagenet_folder_is_read_in_the_order_of_its_batches(tmp_path):
+    """Planes become channels, labels begin at 0, val_data is the test set; batch 10 comes behind batch 2."""
+    x, y = data_files.examples((8, 8, 3), 40, 1000)
+    parts = {"train_data_batch_10": slice(20, 30), "train_data_batch_2": slice(0, 20)}
+    for name, rows in (parts | {"val_data": slice(30, 40)}).items():
+        data_files.imagenet_archive(tmp_path / f"{name}.npz", x[rows], y[rows] + 1, pack=True)
+    found, labels, source = read(tmp_path)
+    np.testing.assert_array_equal(found, x)
+    np.testing.assert_array_equal(labels, y)
+    assert (source.n_test, source.shape, source.default_scale) == (10, (8, 8, 3), "none")
+    assert (len(source.class_names), source.class_names[999]) == (1000, "1000")
+    assert "train_data_batch_10.npz" in source.place(20) and source.place(20).endswith("row 0")
+    data.import_data(tmp_path, tmp_path / "o.h5")
+    assert data.load(str(tmp_path / "o.h5")).n_classes == 1000
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": np.arange(12)}, r"b_1.npz.*row 0: label 0, expected 1..1000"),
+        ({"labels": np.arange(990, 1002)}, r"row 11: label 1001, expected 1..1000"),
+        ({"labels": np.arange(11)}, r"array 'labels' has shape \(11,\), expected \(12,\)"),
+        ({"labels": np.array(["a"] * 12)}, "labels of type <U1, expected integers"),
+        ({"data": np.zeros((12, 3 * 50), np.uint8)}, r"rows of \(150,\) uint8, expected \(3 \* S"),
+        ({"data": np.zeros((12, 48), np.float32)}, r"rows of \(48,\) float32, expected"),
+        ({"data": np.zeros((12, 4, 4, 3), np.uint8)}, r"rows of \(4, 4, 3\) uint8, expected"),
+        ({"data": np.array([[None]] * 12)}, "Python objects.*never loaded"),
+    ],
+)
+def test_bad_imagenet_archives(tmp_path, arrays, message):
+    good = {"data": np.zeros((12, 48), np.uint8), "labels": np.arange(1, 13)}
+    np.savez(tmp_path / "b_1.npz", **{**good, **arrays})
+    with pytest.raises(DataError, match=message):
+        open_source(tmp_path / "b_1.npz", "imagenet")
+    with pytest.raises(DataError, match=r"holds no train_data_batch_.*npz of downsampled ImageNet"):
+        open_source(tmp_path, "imagenet")
+
+
 class Bomb:
     """Leaves a trace when unpickled."""
 
@@ -614,7 +652,8 @@ def test_places_that_are_no_files(tmp_path, monkeypatch):
 
 
 def test_formats_are_recognised_by_content(made):
-    guessable = made.path if made.format not in ("cifar10", "cifar100") else made.path.parent
+    batches = ("cifar10", "cifar100", "imagenet")  # recognised by the folder they lie in
+    guessable = made.path if made.format not in batches else made.path.parent
     assert guess_format(guessable) == made.format
 
 

@@ -75,6 +75,19 @@ def write_cifar100(folder: Path) -> Made:
     return Made(folder / "train.bin", "cifar100", {"labels": "coarse"}, x, y)
 
 
+def imagenet_archive(path: Path, x: np.ndarray, labels: np.ndarray, pack: bool = False) -> None:
+    """The red, green and blue planes of each picture in a row of `data`; `labels` from 1; `mean`."""
+    data = np.stack([[picture[:, :, c].ravel() for c in range(3)] for picture in x])
+    save = np.savez_compressed if pack else np.savez
+    save(path, data=data.reshape(len(x), -1), labels=labels, mean=data.mean(axis=0).ravel())
+
+
+def write_imagenet(folder: Path) -> Made:
+    x, y = examples((4, 4, 3), 20, 10)
+    imagenet_archive(folder / "train_data_batch_1.npz", x, y + 1)
+    return Made(folder / "train_data_batch_1.npz", "imagenet", {}, x, y)
+
+
 def write_npz(folder: Path) -> Made:
     x, y = examples((3, 4, 2))
     np.savez(folder / "plain.npz", x=x, y=y)
@@ -146,6 +159,7 @@ WRITERS: dict[str, Callable[[Path], Made]] = {
     "idx_packed": write_idx_packed,
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
+    "imagenet": write_imagenet,
     "npz": write_npz,
     "npz_packed": write_npz_packed,
     "hdf5": write_hdf5,

@@ -3,7 +3,16 @@
 A new format: its file here with a function under `@register_reader`, and its import line below.
 """
 
-from lopt.data.readers import cifar_binary, hdf5, idx, image_folder, npz, table, text
+from lopt.data.readers import (
+    cifar_binary,
+    hdf5,
+    idx,
+    image_folder,
+    imagenet_npz,
+    npz,
+    table,
+    text,
+)
 from lopt.data.readers.base import BLOCK_BYTES, Rows, Source, Tokens
 from lopt.data.readers.registry import READERS, guess_format, open_source, options_of
 
@@ -18,6 +27,7 @@ __all__ = [
     "hdf5",
     "idx",
     "image_folder",
+    "imagenet_npz",
     "npz",
     "open_source",
     "options_of",

@@ -28,11 +28,12 @@ def read_npz(
     """
     base.regular_file(path)
     with base.reading(path):
-        train = _part(path, x, y)
-        return base.joined(train, _part(path, x_test, y_test)) if x_test or y_test else train
+        train = part(path, x, y)
+        return base.joined(train, part(path, x_test, y_test)) if x_test or y_test else train
 
 
-def _part(path: Path, x: str, y: str) -> base.Rows:
+def part(path: Path, x: str, y: str) -> base.Rows:
+    """Examples and labels out of the arrays of those names; read them within `base.reading`."""
     place = f"{base.shown(path)}: array {x!r}"
     with zipfile.ZipFile(path) as archive:
         with _array(archive, path, y) as (file, shape, dtype):

@@ -98,6 +98,8 @@ def _guess_folder(path: Path) -> str:
     names = sorted(e.name for e in entries)
     if any(n.startswith("data_batch") and n.endswith(".bin") for n in names):
         return "cifar10"
+    if any(n.startswith("train_data_batch") and n.endswith(".npz") for n in names):
+        return "imagenet"
     if "train.bin" in names:
         return "cifar100"
     if any("images-idx" in n for n in names):
@@ -110,6 +112,6 @@ def _guess_folder(path: Path) -> str:
     if any(e.is_dir() for e in entries):
         return "images"
     raise DataError(
-        f"{base.shown(path)}: no folder of images by class, IDX or CIFAR binary files; "
+        f"{base.shown(path)}: no folder of images by class, IDX, CIFAR binary or downsampled ImageNet files; "
         f"it holds {', '.join(map(base.shown, names[:4])) or 'nothing'}"
     )
