@@ -1,15 +1,14 @@
 """Experiments at tiny size, as programs; and what their numbers rest on."""
 
 import importlib
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from helpers.programs import run
 
 import lopt
 from lopt import store
@@ -37,16 +36,6 @@ def folder_module(monkeypatch):
     for name in set(sys.modules) - before:
         if "experiments" in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-
-
-def run(folder: str, *args: str) -> str:
-    """Standard output of an experiment's run.py."""
-    program = [sys.executable, str(ROOT / "experiments" / folder / "run.py"), *args]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_landscape(tmp_path):
