@@ -152,6 +152,17 @@ def test_a_tensor_without_gradient_stays() -> None:
     assert np.array_equal(moved[:3], np.ones(3)) and (moved[3:] < 1).all()
 
 
+def test_only_a_head_needs_the_loss() -> None:
+    params = {"w": normals(12, 3).reshape(4, 3).astype(np.float32)}
+    grads = {"w": normals(12, 5).reshape(4, 3).astype(np.float32)}
+    opt = Anchored(head=False)
+    without, _ = opt.update(params, grads, opt.init(params))
+    given, _ = opt.update(params, grads, opt.init(params), loss=7.0)
+    assert np.array_equal(without["w"], given["w"]) and (without["w"] != params["w"]).all()
+    with pytest.raises(OptimizerError, match="'anchored' needs the training loss"):
+        Anchored().update(params, grads, Anchored().init(params))
+
+
 def step_lengths(opt: Anchored, steps: int) -> list[float]:
     """RMS of the first tensor's steps over its initial RMS."""
     params = normals(MIXED.size, 8)
@@ -225,7 +236,8 @@ def test_sizes_of_the_meta_parameters() -> None:
     [
         ({"hidden": -1}, "hidden must be >= 0, got -1"),
         ({"lstm_hidden": -2}, "lstm_hidden must be >= 0, got -2"),
-        ({"lstm_hidden": 2, "head": False}, "lstm_hidden = 2 is behind a head, and head is false"),
+        ({"lstm_hidden": 2, "head": False}, "lstm_hidden = 2 is for a head, and head is false"),
+        ({"valid_loss": True, "head": False}, "valid_loss = True is for a head, and head is false"),
         ({"total_steps": -3}, "total_steps must be >= 0, got -3"),
         ({"decay_steps": -4}, "decay_steps must be >= 0, got -4"),
         ({"rate": 0.0}, "rate must be positive, got 0.0"),

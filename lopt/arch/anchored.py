@@ -253,20 +253,25 @@ class Anchored(Optimizer):
     decay_steps: int = 0
 
     core = staticmethod(anchored_step)
-    uses_loss = True
 
     def __post_init__(self) -> None:
         for key in ("hidden", "lstm_hidden", "total_steps", "decay_steps"):
             if getattr(self, key) < 0:
                 raise OptimizerError(f"anchored: {key} must be >= 0, got {getattr(self, key)}")
-        if self.lstm_hidden > 0 and not self.head:
-            raise OptimizerError(
-                f"anchored: lstm_hidden = {self.lstm_hidden} is behind a head, and head is false"
-            )
+        for key in ("lstm_hidden", "valid_loss"):
+            if getattr(self, key) and not self.head:
+                raise OptimizerError(
+                    f"anchored: {key} = {getattr(self, key)} is for a head, and head is false"
+                )
         if not 0 < self.rate < math.inf:
             raise OptimizerError(f"anchored: rate must be positive, got {self.rate}")
         if not 0 <= self.weight_decay < math.inf:
             raise OptimizerError(f"anchored: weight_decay must be >= 0, got {self.weight_decay}")
+
+    @property
+    def uses_loss(self) -> bool:
+        """Whether an update needs the training loss: only the head looks at it."""
+        return self.head
 
     @property
     def uses_valid_loss(self) -> bool:
