@@ -1,0 +1,250 @@
+"""Measure the bias of meta-gradients by truncation length, then meta-train a learning rate with each of them.
+
+python experiments/17_truncation/run.py --out runs/truncation
+
+Killed and started again it goes on where it was.
+"""
+
+import argparse
+import itertools
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from exact import Mean, fixed_points, gradient, lowest, meta_loss
+from measure import Bias, bowl_of, of_balance, of_bowl
+from plot import draw
+
+from lopt import config as cfg
+from lopt import store
+from lopt.comm import Comm, aborting, get_comm
+from lopt.comparison import read
+from lopt.config import Section
+from lopt.es import ESTIMATORS
+from lopt.sweep import folder_name, trained
+
+HERE = Path(__file__).parent
+
+
+class Balance(Section, kw_only=True):
+    """Influence balancing, and the estimate."""
+
+    theta: float
+    horizon: int
+    truncations: tuple[int, ...]
+    sigma: float
+    pairs: int
+
+
+class BowlGradient(Section, kw_only=True):
+    """Where the meta-gradient is measured."""
+
+    rate: float
+    pairs: int
+
+
+class Exact(Section, kw_only=True):
+    """Simulated trainings."""
+
+    episodes: int
+    rates: tuple[float, float]
+    points: int
+    grid_episodes: int
+
+
+class Config(Section, kw_only=True):
+    """config.toml; `lopt` is a configuration of `lopt train`, but for what depends on the truncation."""
+
+    estimators: tuple[str, ...]
+    truncations: tuple[int, ...]
+    starts: tuple[float, ...]
+    inner_steps: int
+    outer_rate: float
+    averaged: int
+    expected: str
+    balance: Balance
+    bowl: BowlGradient
+    exact: Exact
+    lopt: dict[str, Any]
+
+
+def main() -> int:
+    """Gradients, meta-trainings, picture, tables; the exit code says whether expected.toml was met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
+    args = parser.parse_args()
+    config, comm = read(args.config, Config), get_comm()
+    with aborting(comm):
+        if comm.rank == 0:
+            args.out.mkdir(parents=True, exist_ok=True)
+            gradients(config, args.out)
+        learned = meta_train(config, args.out, comm)
+    if comm.rank != 0:
+        return 0
+    write(args.out / "learned.h5", **rates(config, learned))
+    draw(args.out)
+    return report(args.out, config)
+
+
+def gradients(config: Config, out: Path) -> None:
+    """What is not there yet of DIR/gradient_PROBLEM_ESTIMATOR_K.h5."""
+    at = config.balance
+    for name, truncation in itertools.product(config.estimators, at.truncations):
+        if not (path := out / f"gradient_balance_{name}_{truncation}.h5").exists():
+            found = of_balance(name, truncation, at.horizon, at.theta, pairs=at.pairs, sigma=at.sigma)  # fmt: skip
+            keep(path, found)
+    for name, truncation in itertools.product(config.estimators, config.truncations):
+        if not (path := out / f"gradient_bowl_{name}_{truncation}.h5").exists():
+            theta, lopt = np.log(config.bowl.rate), run_config(config, name, truncation, 1.0)
+            keep(path, of_bowl(name, lopt, theta, config.bowl.pairs, config.exact.episodes))
+
+
+def run_config(config: Config, name: str, truncation: int, start: float) -> cfg.Config:
+    """`lopt train` with an estimator and a truncation: equal inner steps, and equal steps of theta per episode."""
+    base = cfg.convert(config.lopt, cfg.Config)
+    pairs, episode = base.es.pairs, truncation / base.es.horizon[1]
+    members = getattr(ESTIMATORS[name], "runs", 2)
+    changes = {
+        "es.estimator": f"'{name}'",
+        "es.truncation": truncation,
+        "optimizer.options.learning_rate": start,
+        "outer.options.learning_rate": config.outer_rate * episode,
+        "outer.ema": 1.0 - episode / config.averaged,
+        "train.outer_steps": config.inner_steps // (members * pairs * truncation),
+    }
+    return cfg.apply_overrides(base, [f"{key}={value}" for key, value in changes.items()])
+
+
+def meta_train(config: Config, out: Path, comm: Comm) -> np.ndarray:
+    """Averaged theta of every run, (estimator, truncation, start)."""
+    found = np.zeros((len(config.estimators), len(config.truncations), len(config.starts)))
+    for (i, name), (j, truncation), (k, start) in itertools.product(
+        enumerate(config.estimators), enumerate(config.truncations), enumerate(config.starts)
+    ):
+        folder = out / folder_name(f"{name} {truncation} from {start:g}")
+        trained(run_config(config, name, truncation, start), folder, comm)
+        found[i, j, k] = store.load_weights(folder / "weights.h5").theta[0]
+    return found
+
+
+def rates(config: Config, learned: np.ndarray) -> dict[str, np.ndarray]:
+    """Learned rates, what they cost, the best rate, and where truncated ES is to come to rest."""
+    base = run_config(config, "full", config.truncations[-1], 1.0)
+    bowl, exact = bowl_of(base), config.exact
+    grid = np.linspace(*np.log(exact.rates), exact.points)
+    losses = np.array([meta_loss(bowl, theta, exact.grid_episodes).value for theta in grid])
+    best = lowest(grid, losses)
+    least = meta_loss(bowl, best, exact.episodes).value
+    excess = [meta_loss(bowl, theta, exact.episodes).value - least for theta in learned.ravel()]
+    rest = []
+    for truncation in config.truncations:
+        slopes = [
+            gradient(bowl, theta, "truncated", truncation, base.es.sigma, exact.grid_episodes).value
+            for theta in grid
+        ]
+        rest.append((fixed_points(grid, np.array(slopes)) or [np.nan])[0])
+    return {
+        "estimators": np.array(config.estimators, "S"),
+        "truncations": np.array(config.truncations),
+        "starts": np.array(config.starts),
+        "theta": learned,
+        "excess": np.reshape(excess, learned.shape),
+        "best": np.array(best),
+        "rest": np.array(rest),
+    }
+
+
+def keep(path: Path, bias: Bias) -> None:
+    """One measured gradient."""
+    write(
+        path,
+        measured=np.array(bias.measured),
+        deviation=np.array(bias.deviation),
+        exact=np.array(bias.exact),
+    )
+
+
+def kept(out: Path, problem: str, name: str, truncation: int) -> Bias:
+    """Inverse of `keep`."""
+    with h5py.File(out / f"gradient_{problem}_{name}_{truncation}.h5") as file:
+        measured, exact = (Mean(*file[key][()].tolist()) for key in ("measured", "exact"))
+        return Bias(measured, float(file["deviation"][()]), exact)
+
+
+def write(path: Path, **arrays: np.ndarray) -> None:
+    """One file, all or nothing."""
+    new = path.with_suffix(".new")
+    with h5py.File(new, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    new.replace(path)
+
+
+def report(out: Path, config: Config) -> int:
+    """Tables and the verdict."""
+    expected = tomllib.loads((HERE / config.expected).read_text())
+    missed = [*report_gradients(out, config, expected), *report_rates(out, config, expected)]
+    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
+    return 1 if missed else 0
+
+
+def report_gradients(out: Path, config: Config, expected: dict[str, Any]) -> list[str]:
+    """What is farther from the exact gradient than chance would have it, or has a sign it should not have."""
+    missed = []
+    print("| problem | estimator | K | mean gradient | exact | standard errors apart | deviation of an episode |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
+    for problem, lengths in (
+        ("balance", config.balance.truncations),
+        ("bowl", config.truncations),
+    ):
+        for name, truncation in itertools.product(config.estimators, lengths):
+            found = kept(out, problem, name, truncation)
+            (value, error), (exact, exact_error) = found.measured, found.exact
+            apart = abs(value - exact) / np.hypot(error, exact_error)
+            print(
+                f"| {problem} | {name} | {truncation} | {value:.4g} +- {error:.2g} | {exact:.4g} | {apart:.1f} "
+                f"| {found.deviation:.3g} |"
+            )
+            if not apart <= expected["standard_errors"]:
+                missed.append(f"{problem}, {name}, K = {truncation}: {apart:.1f} standard errors")
+            whole = kept(out, problem, name, lengths[-1]).exact.value
+            foreseen = name == "truncated" and truncation in expected["wrong_sign"][problem]
+            if (value * whole < 0) != foreseen:
+                missed.append(f"{problem}, {name}, K = {truncation}: sign of the gradient")
+    return missed
+
+
+def report_rates(out: Path, config: Config, expected: dict[str, Any]) -> list[str]:
+    """Which estimators learned a rate that costs more, or less, than it should."""
+    with h5py.File(out / "learned.h5") as file:
+        theta, excess, best, rest = (file[k][()] for k in ("theta", "excess", "best", "rest"))
+    print(f"\nbest rate {np.exp(best):.4g}\n")
+    print(
+        "| estimator | K | learned rates | meta-loss over the best | truncated: comes to rest at |"
+    )
+    print("|---|---|---|---|---|")
+    missed = []
+    for (i, name), (j, truncation) in itertools.product(
+        enumerate(config.estimators), enumerate(config.truncations)
+    ):
+        learned = ", ".join(f"{v:.4g}" for v in np.exp(theta[i, j]))
+        costs = ", ".join(f"{v:.3f}" for v in excess[i, j])
+        predicted = f"{np.exp(rest[j]):.4g}" if name == "truncated" else ""
+        print(f"| {name} | {truncation} | {learned} | {costs} | {predicted} |")
+        if name != "truncated" and not excess[i, j].max() <= expected["unbiased_excess"]:
+            missed.append(f"{name}, K = {truncation}: {costs} over the best meta-loss")
+        if name == "truncated" and not (
+            np.abs(theta[i, j] - rest[j]).max() <= expected["off_fixed_point"]
+        ):
+            missed.append(f"truncated, K = {truncation}: {learned}, not at {predicted}")
+        if name == "truncated" and j == 0 and not excess[i, j].min() >= expected["truncated_excess"]:  # fmt: skip
+            missed.append(f"truncated, K = {truncation}: only {costs} over the best meta-loss")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
