@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,9 @@ class EntrantSpec(Section, kw_only=True):
             )
 
 
-class ComparisonConfig(Section, kw_only=True):
-    """A comparison; `points` losses are taken in the course of a run, each the mean of `outer_batches` batches."""
+class Runs(Section, kw_only=True):
+    """What is run on each task; `points` losses are taken in the course of a run, each the mean of `outer_batches` batches."""
 
-    tasks: str
     entrants: tuple[EntrantSpec, ...]
     steps: int
     points: int = 50
@@ -89,6 +88,12 @@ class ComparisonConfig(Section, kw_only=True):
                 raise ConfigError(f"{key} = {getattr(self, key)}: must be at least 1")
         if self.steps % self.points:
             raise ConfigError(f"points = {self.points}: must divide steps = {self.steps}")
+
+
+class ComparisonConfig(Runs, kw_only=True):
+    """A comparison: runs on the tasks of a `TaskList`, a file beside this one."""
+
+    tasks: str
 
 
 class TaskList(Section, kw_only=True):
@@ -145,7 +150,7 @@ def built_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
     return found, missing
 
 
-def entrants_of(spec: EntrantSpec, config: ComparisonConfig, folder: Path) -> list[Entrant]:
+def entrants_of(spec: EntrantSpec, config: Runs, folder: Path) -> list[Entrant]:
     """The trials that a section stands for, in order; one where it is no search.
 
     Raises:
@@ -188,9 +193,7 @@ def build_setting(setting: dict[str, Any], steps: int) -> Optimizer:
     return optimizer(setting["optimizer"], **options)
 
 
-def _learned(
-    spec: EntrantSpec, config: ComparisonConfig, folder: Path, seeds: int
-) -> list[Entrant]:
+def _learned(spec: EntrantSpec, config: Runs, folder: Path, seeds: int) -> list[Entrant]:
     """A learned optimizer, alone or at several rates of its own; the first is what a user gets."""
     file = folder / spec.weights
     weights = store.load_weights(file if file.exists() else spec.weights)
@@ -210,17 +213,34 @@ def _learned(
 
 
 def compare(config_path: Path, out: Path, comm: Comm, show: bool = True) -> list[str]:
-    """Make the runs that a curves file lacks; collective.  The file is replaced after every task.
+    """Make the runs of a configuration that a curves file lacks; collective.
 
     Returns: notes: tasks left out, runs dropped since what they were made by has changed.
 
     Raises:
-        ConfigError, TaskError, OptimizerError, StoreError: as what the configuration names; StoreError also if the file
-            was made with other steps, points, batches.
+        ConfigError: the configuration or its list of tasks.  TaskError: a task.  Else as `compare_on`.
     """
     config = read(config_path, ComparisonConfig)
     tasks, notes = built_tasks(config_path.parent / config.tasks)
-    sections = [entrants_of(s, config, config_path.parent) for s in config.entrants]
+    return notes + compare_on(tasks, config, config_path.parent, out, comm, show)
+
+
+def compare_on(
+    tasks: Mapping[str, Task], config: Runs, folder: Path, out: Path, comm: Comm, show: bool = True
+) -> list[str]:
+    """Make the runs on some tasks that a curves file lacks; collective.  The file is replaced after every task.
+
+    Args:
+        tasks: by the names they have in the file.
+        folder: where files of weights and lists are that entrants name.
+
+    Returns: notes: runs dropped since what they were made by has changed.
+
+    Raises:
+        ConfigError, OptimizerError, StoreError: as what the configuration names; StoreError also if the file was made
+            with other steps, points, batches.
+    """
+    sections = [entrants_of(s, config, folder) for s in config.entrants]
     entrants = list(itertools.chain.from_iterable(sections))
     labels = [e.info.label for e in entrants]
     if twice := sorted({x for x in labels if labels.count(x) > 1}):
@@ -228,8 +248,7 @@ def compare(config_path: Path, out: Path, comm: Comm, show: bool = True) -> list
     schedule = Schedule(
         outer_every=config.steps // config.points, outer_batches=config.outer_batches
     )
-    known, dropped = _known(out, config, schedule, entrants, comm)
-    notes += dropped
+    known, notes = _known(out, config, schedule, entrants, comm)
     hand_out = HandOut(comm)
     for number, (name, task) in enumerate(tasks.items(), 1):
         known = _with_task(known, name, task)
@@ -248,7 +267,7 @@ def compare(config_path: Path, out: Path, comm: Comm, show: bool = True) -> list
 
 def _known(
     out: Path,
-    config: ComparisonConfig,
+    config: Runs,
     schedule: Schedule,
     entrants: Sequence[Entrant],
     comm: Comm,
