@@ -1,0 +1,134 @@
+"""Train residual networks on CIFAR-10 and 64 x 64 ImageNet with learned optimizers, tuned Adam and tuned momentum.
+
+python experiments/18_resnet/run.py --out runs/resnet --data data
+
+Data sets that are missing are replaced by stand-ins, whose names the picture says.  Killed and started again it goes on
+where it was, but for the runs of one entrant.
+"""
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from plot import Panel, draw, test_losses, trials
+
+from lopt.comm import Comm, aborting, get_comm
+from lopt.comparison import EntrantSpec, Runs, compare_on, read
+from lopt.config import Section
+from lopt.rollout import DIVERGED
+from lopt.store import read_curves
+from lopt.sweep import folder_name
+from lopt.task import Task
+from lopt.tasks import parse_task_spec, task
+
+HERE = Path(__file__).parent
+
+
+class Network(Runs, kw_only=True):
+    """A network and its runs; the entrants are those of the whole experiment.
+
+    published   the data set that is meant
+    file        what `lopt data import` made of it, in the folder of the data
+    stand_in    the data set that is taken where the file is missing
+    task        the task but for its data
+    """
+
+    published: str
+    file: str
+    stand_in: str
+    task: str
+    entrants: tuple[EntrantSpec, ...] = ()
+
+
+class Config(Section, kw_only=True):
+    """config.toml."""
+
+    networks: tuple[Network, ...]
+    entrants: tuple[EntrantSpec, ...]
+
+
+def main() -> int:
+    """Curves, picture, tables; the exit code says whether expected.toml was met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
+    args = parser.parse_args()
+    config, comm = read(args.config, Config), get_comm()
+    panels = []
+    with aborting(comm):
+        args.out.mkdir(parents=True, exist_ok=True)
+        for network in config.networks:
+            runs = msgspec.structs.replace(network, entrants=config.entrants)
+            panels.append(train(runs, args.data, args.config.parent, args.out, comm))
+    if comm.rank != 0:
+        return 0
+    draw(panels, args.out / "resnet.png")
+    return report(panels)
+
+
+def built(network: Network, data: Path) -> tuple[Task, str]:
+    """The task, and the data set as titles call it.
+
+    Raises:
+        DataError, TaskError: the file is there, but is none of data, or does not fit the task.
+    """
+    family, options, augment = parse_task_spec(network.task)
+    if (data / network.file).exists():
+        return task(family, augment, data=str(data / network.file), **options), network.published
+    stands = {"data": network.stand_in, "stands_for": network.published}
+    title = f"{network.published}, stand-in: {network.stand_in}"
+    return task(family, augment, **stands, **options), title
+
+
+def train(network: Network, data: Path, folder: Path, out: Path, comm: Comm) -> Panel:
+    """All runs on one network, kept in a file that is written after every entrant; collective."""
+    own, title = built(network, data)
+    path = out / f"{folder_name(title)}.h5"
+    if comm.rank == 0:
+        if title != network.published:
+            print(f"{data / network.file} is missing, see docs/data.md: {title}")
+        print(f"{own.name}: {own.layout.size} parameters", flush=True)
+    for k in range(len(network.entrants)):
+        some = msgspec.structs.replace(network, entrants=network.entrants[: k + 1])
+        notes = compare_on({own.name: own}, some, folder, path, comm)
+        if notes and comm.rank == 0:
+            print("\n".join(notes))
+    return Panel(title, own.name, path)
+
+
+def report(panels: list[Panel]) -> int:
+    """Losses of every trial, and the verdict."""
+    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    missed = []
+    for panel in panels:
+        curves = read_curves(panel.path)
+        i = curves.tasks.index(panel.task)
+        print(f"\n{panel.title}: after {curves.steps[-1]} steps, medians of the seeds\n")
+        print("| optimizer | rate | test loss | validation loss | training loss | diverged |\n|---|---|---|---|---|---|")  # fmt: skip
+        lost = {}
+        for family, trial in trials(curves):
+            rows = curves.rows(i, trial.entrant)
+            columns = {
+                n: np.median(curves.runs[n][rows], axis=0) for n in ("test", "valid", "train")
+            }
+            test, valid, train_loss = columns["test"], columns["valid"][-1], columns["train"][-1]
+            lost[family] = float(np.mean(curves.runs["status"][rows] == DIVERGED))
+            losses = f"{test:.4f} | {valid:.4f} | {train_loss:.4f}"
+            print(f"| {family} | {trial.rate} | {losses} | {100 * lost[family]:.0f} % |")
+        ends = {f: float(np.median(test_losses(curves, i, f))) for f in lost}
+        tuned = min(ends[f] for f in curves.kinds("tuned"))
+        for family in (*curves.kinds("learned"), *curves.kinds("default")):
+            ratio = float(np.log(ends[family] / tuned))
+            print(f"{family}: log ratio to the best of all searches {ratio:+.3f}")
+            if not (ratio <= expected["log_ratio"] and lost[family] <= expected["diverged"]):
+                missed.append(f"{family} on {panel.title}: {ratio:+.3f}")
+    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
