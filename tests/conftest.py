@@ -1,8 +1,11 @@
-"""What holds for all tests: those of an optional package are skipped, saying so, where it is missing."""
+"""What holds for all tests: those of an optional package are skipped, saying so, where it is missing; shared fixtures."""
 
+import importlib
 import importlib.util
+import sys
 
 import pytest
+from helpers.programs import EXPERIMENTS
 
 OPTIONAL = {"pycma": "cma"}  # word in a test's name or parameters: package
 
@@ -14,3 +17,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if word in item.nodeid:
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def folder_module(monkeypatch):
+    """Imports a module of a folder of experiments by name, and forgets it again with its neighbours."""
+    before = set(sys.modules)
+
+    def load(folder: str, name: str):
+        monkeypatch.syspath_prepend(str(EXPERIMENTS / folder))
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if "experiments" in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

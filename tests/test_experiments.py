@@ -1,8 +1,6 @@
 """Experiments at tiny size, as programs; and what their numbers rest on."""
 
-import importlib
 import shutil
-import sys
 from pathlib import Path
 
 import h5py
@@ -21,21 +19,6 @@ from lopt.tasks import parse_task, parse_task_spec
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "experiments" / "08_evaluation"
-
-
-@pytest.fixture
-def folder_module(monkeypatch):
-    """Imports a module of a folder of experiments by name, and forgets it again with its neighbours."""
-    before = set(sys.modules)
-
-    def load(folder: str, name: str):
-        monkeypatch.syspath_prepend(str(ROOT / "experiments" / folder))
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - before:
-        if "experiments" in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 def test_landscape(tmp_path):
