@@ -21,7 +21,7 @@ every = pytest.mark.parametrize("opt", [o for _, o in EXAMPLES], ids=[n for n, _
 ADAM = {"learning_rate": 0.1, "beta1": 0.7, "beta2": 0.6, "epsilon": 0.2}
 HAND_MADE = {
     "sgd": {"learning_rate": 0.3},
-    "momentum": {"learning_rate": 0.1, "momentum": 0.7},
+    "momentum": {"learning_rate": 0.1, "momentum": 0.7, "total_steps": 5},
     "nesterov": {"learning_rate": 0.1, "momentum": 0.7},
     "rmsprop": {"learning_rate": 0.1, "decay": 0.6, "epsilon": 0.2},
     "adagrad": {"learning_rate": 0.1, "initial_accumulator": 0.3},
@@ -238,15 +238,19 @@ def test_adam8p_decays_to_a_standstill() -> None:
     )
 
 
-def test_a_cosine_decay_ends_at_a_standstill() -> None:
-    """A gradient that stays the same moves Adam by its learning rate."""
-    opt = lopt.optimizer("adam", total_steps=4)
+@pytest.mark.parametrize(
+    ("name", "options"), [("adam", {}), ("momentum", {"learning_rate": 1e-3, "momentum": 0.0})]
+)
+def test_a_cosine_decay_ends_at_a_standstill(name: str, options: dict) -> None:
+    """A gradient of 1 that stays the same moves Adam, and momentum without memory, by the learning rate."""
+    opt = lopt.optimizer(name, total_steps=4, **options)
     path, _ = run(opt, [np.ones(3)] * 6, np.zeros(3), Layout((("x", (3,)),)), np.float64)
     steps = np.abs(np.diff(path[:, 0], prepend=0.0))
     falling = (1 + np.cos(np.pi * np.array([0, 1, 2, 3, 4, 4]) / 4)) / 2
     np.testing.assert_allclose(steps, 1e-3 * falling, rtol=1e-5, atol=1e-12)
-    with pytest.raises(OptimizerError, match="total_steps must be 0 to 2"):
-        lopt.optimizer("adamw", total_steps=-1)
+    for refused in ("adamw", "nesterov"):
+        with pytest.raises(OptimizerError, match="total_steps must be 0 to 2"):
+            lopt.optimizer(refused, total_steps=-1)
 
 
 def test_many_parameters_step_as_few_do() -> None:

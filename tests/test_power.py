@@ -458,9 +458,12 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("a list that forgets what it has", "optlist.py",
      "after = np.minimum(best[:, None], scores).mean(axis=0)", "after = scores.mean(axis=0)",
      COMPARISON + "the_greedy_order_is_known"),
-    ("a cosine that rises again", "arch/adam.py",
-     "min((t - 1.0) / total, 1.0)", "(t - 1.0) / total",
-     OPTIMIZERS + "a_cosine_decay_ends_at_a_standstill"),
+    ("a cosine that rises again", "arch/sgd.py",
+     "min(t / total, 1.0)", "t / total",
+     OPTIMIZERS + "a_cosine_decay_ends_at_a_standstill[adam-options0]"),
+    ("steps of momentum are not counted", "arch/sgd.py",
+     "state.dtype.type(t + 1.0)", "state.dtype.type(t)",
+     OPTIMIZERS + "a_cosine_decay_ends_at_a_standstill[momentum-options1]"),
 
     # The house
     ("kernels kept when a file they call changes", "kernel_cache.py",

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from lopt.arch.sgd import TINY, check_decay, check_positive
+from lopt.arch.sgd import TINY, check_decay, check_positive, check_total_steps, falling
 from lopt.errors import OptimizerError
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
@@ -30,9 +30,7 @@ def adam_step(theta, params, grad, state, loss, is_valid, data, work):
     u1, u2 = math.exp(np.float64(theta[1])), math.exp(np.float64(theta[2]))  # 1 - b1, 1 - b2
     correct1 = -math.expm1(t * math.log1p(-min(u1, 1.0 - 1e-16)))
     correct2 = -math.expm1(t * math.log1p(-min(u2, 1.0 - 1e-16)))
-    rate, total = math.exp(np.float64(theta[0])), np.float64(data.hyper[1])
-    if total > 0.0:
-        rate *= 0.5 * (1.0 + math.cos(math.pi * min((t - 1.0) / total, 1.0)))
+    rate = math.exp(np.float64(theta[0])) * falling(t - 1.0, np.float64(data.hyper[1]))
     step = cast(rate / correct1)
     root = cast(1.0 / math.sqrt(correct2))
     eps = cast(math.exp(np.float64(theta[3])))
@@ -79,10 +77,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)
         check_decay(self.name, beta1=self.beta1, beta2=self.beta2)
-        if not 0 <= self.total_steps <= 2**24:  # exact in float32
-            raise OptimizerError(
-                f"{self.name}: total_steps must be 0 to 2^24, got {self.total_steps}"
-            )
+        check_total_steps(self.name, self.total_steps)
 
     @property
     def theta_layout(self) -> Layout:

@@ -26,12 +26,30 @@ def sgd_step(theta, params, grad, state, loss, is_valid, data, work):
 
 
 @kernel
+def falling(t, total):
+    """Share of the learning rate after t of `total` steps: from 1 to 0 along half a cosine; 1 if `total` is 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(t / total, 1.0))) if total > 0.0 else 1.0
+
+
+@kernel
+def count_step(state, n):
+    """One more step in state[n]; returns their number before."""
+    t = np.float64(state[n])
+    sync()
+    if lane() == 0:
+        state[n] = state.dtype.type(t + 1.0)
+    sync()
+    return t
+
+
+@kernel
 def momentum_step(theta, params, grad, state, loss, is_valid, data, work):
-    """m <- b m + g; w <- w - lr m.  theta = (log lr, log(1 - b)); state = m."""
+    """m <- b m + g; w <- w - lr m.  theta = (log lr, log(1 - b)); state = m | t; data.hyper = steps of a cosine or 0."""
     if is_valid != 0:
         return 0
     one = params.dtype.type
-    rate, b = one(math.exp(np.float64(theta[0]))), one(-math.expm1(np.float64(theta[1])))
+    share = falling(count_step(state, params.size), np.float64(data.hyper[0]))
+    rate, b = one(share * math.exp(np.float64(theta[0]))), one(-math.expm1(np.float64(theta[1])))
     tiny = one(TINY)
     for i in range(lane(), params.size, lanes()):
         m = b * state[i] + grad[i]
@@ -44,11 +62,12 @@ def momentum_step(theta, params, grad, state, loss, is_valid, data, work):
 
 @kernel
 def nesterov_step(theta, params, grad, state, loss, is_valid, data, work):
-    """m <- b m + g; w <- w - lr (g + b m).  theta = (log lr, log(1 - b)); state = m."""
+    """m <- b m + g; w <- w - lr (g + b m).  theta, state and data as of `momentum_step`."""
     if is_valid != 0:
         return 0
     one = params.dtype.type
-    rate, b = one(math.exp(np.float64(theta[0]))), one(-math.expm1(np.float64(theta[1])))
+    share = falling(count_step(state, params.size), np.float64(data.hyper[0]))
+    rate, b = one(share * math.exp(np.float64(theta[0]))), one(-math.expm1(np.float64(theta[1])))
     tiny = one(TINY)
     for i in range(lane(), params.size, lanes()):
         m = b * state[i] + grad[i]
@@ -81,6 +100,16 @@ def check_decay(name: str, **values: float) -> None:
             raise OptimizerError(f"{name}: {key} must be in [0, 1), got {value}")
 
 
+def check_total_steps(name: str, total_steps: int) -> None:
+    """Refuse lengths of a decay that are negative or not exact in float32.
+
+    Raises:
+        OptimizerError: names the value.
+    """
+    if not 0 <= total_steps <= 2**24:
+        raise OptimizerError(f"{name}: total_steps must be 0 to 2^24, got {total_steps}")
+
+
 @register_optimizer("sgd")
 @dataclasses.dataclass(frozen=True)
 class Sgd(Optimizer):
@@ -110,16 +139,21 @@ class Sgd(Optimizer):
 @register_optimizer("momentum")
 @dataclasses.dataclass(frozen=True)
 class Momentum(Sgd):
-    """Heavy ball (Polyak 1964), the form without (1 - b): m <- b m + g; w <- w - lr m."""
+    """Heavy ball (Polyak 1964), the form without (1 - b): m <- b m + g; w <- w - lr m.
+
+    total_steps   length of a cosine decay of the learning rate to 0 (Loshchilov & Hutter 2017, one cycle); 0: none
+    """
 
     learning_rate: float = 0.01
     momentum: float = 0.9
+    total_steps: int = 0
 
     core = staticmethod(momentum_step)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_decay(self.name, momentum=self.momentum)
+        check_total_steps(self.name, self.total_steps)
 
     @property
     def theta_layout(self) -> Layout:
@@ -128,8 +162,11 @@ class Momentum(Sgd):
     def init_theta(self, seed: int = 0) -> np.ndarray:
         return np.array([math.log(self.learning_rate), math.log1p(-self.momentum)], np.float32)
 
+    def hyper(self) -> np.ndarray:
+        return np.array([self.total_steps], np.float32)
+
     def state_size(self, layout: Layout) -> int:
-        return layout.size
+        return layout.size + 1
 
 
 @register_optimizer("nesterov")

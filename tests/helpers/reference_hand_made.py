@@ -21,21 +21,26 @@ def sgd(o: Optimizer, w: np.ndarray, grads: Gradients) -> Steps:
         yield w
 
 
+def fall(o: Optimizer, t: int) -> float:
+    """Loshchilov & Hutter 2017, equation 5, one cycle: share of the learning rate in the step after t others."""
+    return (1 + np.cos(np.pi * min(t / o.total_steps, 1))) / 2 if o.total_steps else 1
+
+
 def momentum(o: Optimizer, w: np.ndarray, grads: Gradients) -> Steps:
     """Polyak 1964, without (1 - b) before the gradient."""
     m = np.zeros_like(w)
-    for g in grads:
+    for t, g in enumerate(grads):
         m = o.momentum * m + g
-        w = w - o.learning_rate * m
+        w = w - fall(o, t) * o.learning_rate * m
         yield w
 
 
 def nesterov(o: Optimizer, w: np.ndarray, grads: Gradients) -> Steps:
     """Sutskever et al. 2013, at the point that looks ahead."""
     m = np.zeros_like(w)
-    for g in grads:
+    for t, g in enumerate(grads):
         m = o.momentum * m + g
-        w = w - o.learning_rate * (g + o.momentum * m)
+        w = w - fall(o, t) * o.learning_rate * (g + o.momentum * m)
         yield w
 
 
@@ -75,8 +80,7 @@ def adam(o: Optimizer, w: np.ndarray, grads: Gradients, ahead: bool = False) -> 
         v = o.beta2 * v + (1 - o.beta2) * g**2
         n = o.beta1 * m + (1 - o.beta1) * g if ahead else m
         direction = n / (1 - o.beta1**t) / (np.sqrt(v / (1 - o.beta2**t)) + o.epsilon)
-        fall = (1 + np.cos(np.pi * min((t - 1) / o.total_steps, 1))) / 2 if o.total_steps else 1
-        w = w - o.learning_rate * fall * (direction + decay * w)
+        w = w - o.learning_rate * fall(o, t - 1) * (direction + decay * w)
         yield w
 
 
