@@ -1,6 +1,7 @@
 """Experiments at tiny size, as programs; and what their numbers rest on."""
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from lopt.tasks import parse_task, parse_task_spec
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "experiments" / "08_evaluation"
+META_TRAINING = ROOT / "experiments" / "07_meta_training"
 
 
 def test_landscape(tmp_path):
@@ -270,11 +272,16 @@ def test_the_evaluation_is_held_out():
     families = {
         f: {parse_task_spec(n)[0].split("_seed")[0] for n in t.tasks} for f, t in names.items()
     }
+    trained = {
+        spec["family"]
+        for name in ("config", "wide")
+        for spec in tomllib.loads((META_TRAINING / f"{name}.toml").read_text())["tasks"]
+    }
     assert len(names["tasks"].tasks) >= 60 and 10 <= len(names["validation"].tasks) <= 20
     assert len(families["tasks"]) >= 15
     assert not families["tasks"] & (families["training"] | families["validation"])
-    assert not families["training"] & families["validation"]
-    assert families["training"] == {"mlp", "logistic", "quadratic"}
+    assert not trained & (families["tasks"] | families["validation"])
+    assert families["training"] == {"mlp", "logistic", "quadratic"} < trained
     for name in names["tasks"].optional:
         _, options, _ = parse_task_spec(name)
         assert (options.get("data") or options.get("text")) in {*OPTIONAL_DATA, *OPTIONAL_TEXTS}
@@ -292,7 +299,8 @@ def test_comparisons_can_be_built(name):
     assert len(set(labels)) == len(labels)
     assert built_tasks(EVALUATION / config.tasks)[0]
     if name == "config":
-        trials = {s.family: 0 for s in config.entrants if s.family}
+        searches = [s.family for s in config.entrants if s.rates or s.random or s.list]
+        trials = dict.fromkeys(["anchored, theta = 0", *searches], 0)
         trials |= {f: sum(e.info.family == f for e in found) for f in trials}
         assert list(trials.values()) == [1, 15, 15, 10, 100, 100]
         rates = sorted(e.opt.learning_rate for e in found if e.info.family == "Adam, 15 rates")

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from lopt.judgement import duel, median_curve, speed_ups
 from lopt.plots import FONT, STYLES, new_figure
 from lopt.store import Curves, read_curves
+from lopt.sweep import folder_name
 
 COLUMNS = 5
 FAR = 1e3  # times the lowest loss of a panel: what is above leaves the picture
@@ -32,8 +33,8 @@ def draw(curves: Curves, folder: Path) -> None:
     loss_curves(curves).savefig(folder / "curves.png")
     train_and_held_out(curves).savefig(folder / "overfitting.png")
     for name in learned:
-        wins(curves, name).savefig(folder / f"wins_{name}.png")
-        families(curves, name).savefig(folder / f"families_{name}.png")
+        wins(curves, name).savefig(folder / f"wins_{folder_name(name)}.png")
+        families(curves, name).savefig(folder / f"families_{folder_name(name)}.png")
 
 
 def draw_long(curves: Curves, folder: Path) -> None:

@@ -19,6 +19,7 @@ from lopt import store
 from lopt.bench import mpirun
 from lopt.card import scores_text
 from lopt.judgement import judge
+from lopt.sweep import folder_name
 
 HERE = Path(__file__).parent
 
@@ -41,7 +42,9 @@ def main() -> int:
         (draw_long if config.stem == "long" else draw)(curves, args.out)
         for learned in curves.kinds("learned"):
             found = judge(curves, learned)
-            (args.out / f"{config.stem}_{learned}.md").write_text(scores_text(found) + "\n")
+            (args.out / f"{config.stem}_{folder_name(learned)}.md").write_text(
+                scores_text(found) + "\n"
+            )
             missed += verdict(learned, found, expected.get(config.stem, {}))
             judged += 1
     if judged == 0:
