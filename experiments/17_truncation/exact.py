@@ -68,8 +68,10 @@ def meta_loss(bowl: Bowl, theta: float, episodes: int, seed: int = 0) -> Mean:
 
 
 def lowest(thetas: np.ndarray, losses: np.ndarray) -> float:
-    """Minimum of a parabola through the lowest of some losses and its neighbours."""
-    k = int(np.clip(np.argmin(losses), 1, losses.size - 2))
+    """Minimum of a parabola through the lowest of some losses and its neighbours; at an end, that end."""
+    k = int(np.argmin(losses))
+    if k in (0, losses.size - 1):
+        return float(thetas[k])
     near = slice(k - 1, k + 2)
     a, b, _ = np.polyfit(thetas[near] - thetas[k], losses[near], 2)
     return float(thetas[k] - b / (2.0 * a))

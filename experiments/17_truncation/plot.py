@@ -34,10 +34,8 @@ def draw(folder: Path) -> None:
     learned(axes[1, 0], found)
     excess(axes[1, 1], found)
     for ax in axes.ravel():
-        ax.set_xscale("log")
         ax.set_xlabel("K, inner steps of a window", fontsize=FONT)
         ax.tick_params(labelsize=FONT - 1)
-        ax.minorticks_off()
     axes[0, 0].legend(frameon=False, fontsize=FONT - 1)
     axes[1, 0].legend(frameon=False, fontsize=FONT - 1)
     figure.savefig(folder / "truncation.png")
@@ -58,9 +56,16 @@ def gradients(ax: Axes, folder: Path, problem: str, title: str) -> None:
         shifted = lengths * 1.06 ** (k - 1)
         ax.plot(lengths, exact, color=style[0], ls=style[1], lw=1.2)
         ax.errorbar(shifted, mean, 2 * error, color=style[0], ls="none", marker="o", ms=3.5, label=name)  # fmt: skip
-        ax.set_xticks(lengths, [f"{n:g}" for n in lengths])
+        label_lengths(ax, lengths)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set_title(f"{title}\npoints: measured, 2 standard errors; lines: exact", fontsize=FONT)
+
+
+def label_lengths(ax: Axes, lengths: np.ndarray) -> None:
+    """A logarithmic axis with a tick at every truncation."""
+    ax.set_xscale("log")
+    ax.set_xticks(lengths, [f"{n:g}" for n in lengths])
+    ax.set_xticks([], minor=True)
 
 
 def learned(ax: Axes, found: dict[str, np.ndarray]) -> None:
@@ -74,7 +79,7 @@ def learned(ax: Axes, found: dict[str, np.ndarray]) -> None:
     ax.plot(lengths, np.exp(found["rest"]), color=STYLES[0][0], ls=STYLES[0][1], lw=1.2)
     ax.axhline(np.exp(found["best"]), color=GREY, lw=0.8)
     ax.set_yscale("log")
-    ax.set_xticks(lengths, [f"{n:g}" for n in lengths])
+    label_lengths(ax, lengths)
     ax.set_title(
         "Noisy bowl: learned learning rate\nline: where truncated ES comes to rest; grey: best",
         fontsize=FONT,
@@ -89,7 +94,7 @@ def excess(ax: Axes, found: dict[str, np.ndarray]) -> None:
         for own, marker in zip(found["excess"][k].T, MARKERS, strict=False):
             ax.plot(x, own, color=colour, ls="none", marker=marker, ms=4)
     ax.axhline(0, color=GREY, lw=0.8)
-    ax.set_xticks(lengths, [f"{n:g}" for n in lengths])
+    label_lengths(ax, lengths)
     ax.set_title(
         "Noisy bowl: mean log loss over the horizon\nwith the learned rate, over that of the best rate",
         fontsize=FONT,

@@ -108,7 +108,8 @@ def report(panels: list[Panel]) -> int:
         curves = read_curves(panel.path)
         i = curves.tasks.index(panel.task)
         print(f"\n{panel.title}: after {curves.steps[-1]} steps, medians of the seeds\n")
-        print("| optimizer | rate | test loss | validation loss | training loss | diverged |\n|---|---|---|---|---|---|")  # fmt: skip
+        print("| optimizer | rate | test loss | validation loss | training loss | diverged |")
+        print("|---|---|---|---|---|---|")
         lost = {}
         for family, trial in trials(curves):
             rows = curves.rows(i, trial.entrant)
