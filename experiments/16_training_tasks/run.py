@@ -6,6 +6,7 @@ Killed and started again it goes on where it was.
 """
 
 import argparse
+import itertools
 import sys
 import tomllib
 from pathlib import Path
@@ -20,20 +21,20 @@ from lopt import scores
 from lopt.comm import aborting, get_comm
 from lopt.comparison import TaskList, compare, read
 from lopt.config import Section
-from lopt.judgement import final_losses
+from lopt.judgement import median_curve
 from lopt.store import Curves, read_curves
 from lopt.sweep import trained
 from lopt.tasks import task
 
 HERE = Path(__file__).parent
 ZERO = "theta = 0"
-OWN, FRESH, FAMILIES = "its own training tasks", "new tasks of the same families", "new families"  # fmt: skip
+SHARED = "the training task that all counts share"
+FRESH, FAMILIES = "new tasks of the same families", "new families"
 
 
 class Judged(Section, kw_only=True):
-    """What trained optimizers are measured on: so many of their own tasks, lists of others; and the comparison."""
+    """What trained optimizers are measured on: two lists of tasks, and the comparison."""
 
-    own: int
     fresh: str
     families: str
     steps: int
@@ -60,23 +61,23 @@ def main() -> int:
     args = parser.parse_args()
     config, folder, comm = read(args.config, Config), args.config.parent, get_comm()
     pool = cfg.load(folder / config.pool).tasks
-    path, own = args.out / "judged.h5", {}
+    path, shared = args.out / "judged.h5", {}
     with aborting(comm):
         for count in config.counts:
             for seed in range(config.seeds):
                 drawn = first_tasks(pool, count, seed)
-                own[count, seed] = [name_of(spec) for spec in drawn[: config.judged.own]]
+                shared[count, seed] = name_of(drawn[0])
                 run = {**config.lopt.get("train", {}), "seed": seed}
                 given = cfg.convert({**config.lopt, "tasks": drawn, "train": run}, cfg.Config)
                 trained(given, args.out / label(count, seed), comm)
         lists = {g: read(folder / f, TaskList).tasks for g, f in groups(config).items()}
         if comm.rank == 0:
-            write_comparison(config, own, lists, args.out)
+            write_comparison(config, shared, lists, args.out)
         comm.barrier()
         compare(args.out / "judged.toml", path, comm)
     if comm.rank != 0:
         return 0
-    found = all_scores(read_curves(path), own, lists)
+    found = all_scores(read_curves(path), shared, lists)
     draw(found, config.counts, args.out / "training_tasks.png")
     return report(found, config.counts, HERE / "expected.toml")
 
@@ -89,7 +90,8 @@ def groups(config: Config) -> dict[str, str]:
 def first_tasks(pool: tuple[cfg.TaskSpec, ...], count: int, seed: int) -> list[cfg.TaskSpec]:
     """The first tasks of the pool in an order drawn from the seed.
 
-    In the pool's own order the first tasks are all of one kind: number and variety would be changed together.
+    In the pool's own order the first tasks are all of one kind: number and variety would be changed together.  A run of
+    more tasks has those of the runs of fewer, so that the first one is everybody's.
     """
     return [pool[k] for k in np.random.default_rng(seed).permutation(len(pool))[:count]]
 
@@ -105,61 +107,63 @@ def label(count: int, seed: int) -> str:
 
 
 def write_comparison(
-    config: Config,
-    own: dict[tuple[int, int], list[str]],
-    lists: dict[str, tuple[str, ...]],
-    out: Path,
+    config: Config, shared: dict[tuple[int, int], str], lists: dict[str, tuple[str, ...]], out: Path
 ) -> None:
     """judged.toml and its list of tasks: theta = 0 and the weights of every run."""
     entrants = [{"family": ZERO, "optimizer": config.lopt["optimizer"]["name"]}]
     entrants[0]["options"] = config.lopt["optimizer"]["options"]
-    for run in own:
+    for run in shared:
         entrants.append({"family": label(*run), "weights": f"{label(*run)}/weights.h5"})
     judged = config.judged
     sizes = {k: getattr(judged, k) for k in ("steps", "points", "seeds", "outer_batches")}
     tree = {**sizes, "tasks": "judged_tasks.toml", "entrants": entrants}
     (out / "judged.toml").write_text(tomli_w.dumps(tree))
-    tasks = list(
-        dict.fromkeys(name for names in (*own.values(), *lists.values()) for name in names)
-    )
+    tasks = list(dict.fromkeys([*shared.values(), *itertools.chain(*lists.values())]))
     (out / "judged_tasks.toml").write_text(tomli_w.dumps({"tasks": tasks}))
 
 
 def all_scores(
-    curves: Curves, own: dict[tuple[int, int], list[str]], lists: dict[str, tuple[str, ...]]
+    curves: Curves, shared: dict[tuple[int, int], str], lists: dict[str, tuple[str, ...]]
 ) -> dict[str, np.ndarray]:
-    """(count, seed) interquartile mean over tasks of the log ratio of test losses to theta = 0, by group of tasks."""
-    counts, seeds = (list(dict.fromkeys(axis)) for axis in zip(*own, strict=True))
-    found = {g: np.zeros((len(counts), len(seeds))) for g in (OWN, *lists)}
-    for (count, seed), names in own.items():
-        for group, tasks in {OWN: names, **lists}.items():
-            ratios = [log_ratio(curves, curves.tasks.index(n), label(count, seed)) for n in tasks]
-            found[group][counts.index(count), seeds.index(seed)] = scores.summary(ratios).iqm
+    """(mean | interquartile mean, count, seed) over tasks of the gain over theta = 0, by group of tasks."""
+    counts, seeds = (list(dict.fromkeys(axis)) for axis in zip(*shared, strict=True))
+    found = {g: np.zeros((2, len(counts), len(seeds))) for g in (SHARED, *lists)}
+    for (count, seed), first in shared.items():
+        for group, tasks in {SHARED: (first,), **lists}.items():
+            gains = [gain(curves, curves.tasks.index(n), label(count, seed)) for n in tasks]
+            own = np.mean(gains), scores.interquartile_mean(np.array(gains))
+            found[group][:, counts.index(count), seeds.index(seed)] = own
     return found
 
 
-def log_ratio(curves: Curves, place: int, run: str) -> float:
-    """log of the test loss of a run's optimizer over that of theta = 0, medians of the seeds."""
-    losses = [final_losses(curves, place, family, 1) for family in (run, ZERO)]
-    mine, reference = (float(np.median(x)) for x in losses)
-    return scores.log_ratio(mine, reference, float(curves.lowest[place]))
+def gain(curves: Curves, place: int, run: str) -> float:
+    """What was meta-trained: mean in the course of a training of log(validation loss / that of theta = 0).
+
+    Losses are medians of the seeds, above the task's lowest one.
+    """
+    (own,), (zero,) = curves.members(run), curves.members(ZERO)
+    pair = zip(median_curve(curves, place, own), median_curve(curves, place, zero), strict=True)
+    lowest = float(curves.lowest[place])
+    return float(np.mean([scores.log_ratio(a, b, lowest) for a, b in list(pair)[1:]]))
 
 
 def report(found: dict[str, np.ndarray], counts: tuple[int, ...], expected: Path) -> int:
-    """Mean and range over runs, and the verdict."""
-    print(f"| training tasks | {' | '.join(found)} |\n|---|" + "---|" * len(found))
-    for k, count in enumerate(counts):
-        cells = [f"{v[k].mean():+.3f} ({v[k].min():+.3f} to {v[k].max():+.3f})" for v in found.values()]  # fmt: skip
-        print(f"| {count} | {' | '.join(cells)} |")
-    few_to_many = {g: float(v[-1].mean() - v[0].mean()) for g, v in found.items()}
-    bounds = tomllib.loads(expected.read_text())
-    missed = []
-    for group, (low, high) in ((g, bounds[g]) for g in found):
-        change = few_to_many[group]
-        print(f"{group}: {change:+.3f} from {counts[0]} to {counts[-1]} tasks, expected {low} to {high}")  # fmt: skip
+    """Mean and range over runs, and the verdict on the change from the fewest to the most tasks, in a run of full size."""
+    for kind, name in enumerate(("mean", "interquartile mean")):
+        print(f"| training tasks, {name} | {' | '.join(found)} |\n|---|" + "---|" * len(found))
+        for k, count in enumerate(counts):
+            own = [v[kind, k] for v in found.values()]
+            cells = [f"{x.mean():+.3f} ({x.min():+.3f} to {x.max():+.3f})" for x in own]
+            print(f"| {count} | {' | '.join(cells)} |")
+    bounds, missed = tomllib.loads(expected.read_text()), []
+    if bounds.pop("counts") != list(counts):
+        return 0
+    for group, own in found.items():
+        change, (low, high) = float(np.mean(own[0, -1] - own[0, 0])), bounds[group]
+        print(f"{group}: mean {change:+.3f} from {counts[0]} to {counts[-1]} tasks")
         if not low <= change <= high:
-            missed.append(group)
-    print(f"NOT as expected: {', '.join(missed)}" if missed else "as expected")
+            missed.append(f"{group}, {low} to {high}")
+    print(f"NOT as expected: {'; '.join(missed)}" if missed else "as expected")
     return 1 if missed else 0
 
 
