@@ -9,13 +9,14 @@ from lopt.plots import FONT, STYLES, new_figure, smooth
 
 def draw(losses: dict[tuple[str, str], np.ndarray], smoothing: int, path: Path) -> None:
     """Mean and range over seeds of moving means; losses (seed, outer step) by panel and variant."""
+    half = smoothing // 2  # at the ends a mean would be of fewer
     panels = list(dict.fromkeys(panel for panel, _ in losses))
     figure, axes = new_figure(4.8 * len(panels), 4.0, 1, len(panels))
     for ax, panel in zip(axes[0], panels, strict=True):
         own = {variant: x for (p, variant), x in losses.items() if p == panel}
         for (variant, values), (colour, dash) in zip(own.items(), STYLES, strict=False):
-            curves = np.array([smooth(x, smoothing) for x in values])
-            steps = np.arange(1, curves.shape[1] + 1)
+            curves = np.array([smooth(x, smoothing)[half : x.size - half] for x in values])
+            steps = np.arange(half + 1, half + 1 + curves.shape[1])
             ax.plot(steps, curves.mean(axis=0), color=colour, ls=dash, lw=1.5, label=variant)
             ax.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0)  # fmt: skip
         ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
