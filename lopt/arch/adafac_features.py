@@ -1,8 +1,9 @@
 """What `adafac_mlp` looks at: accumulators, factored second moments, inputs per parameter.
 
 Of a factored tensor's 28 inputs twelve are the same for all parameters of a row or of a column: the means and their
-inverse roots.  They enter the first layer as a bias per row and a bias per column; 16 inputs are left.  Of a tensor
-that is not factored six inputs occur twice: 22 are left, those six with the sum of both weights.
+inverse roots.  They enter the first layer as a bias per row and a bias per column; 16 inputs are left, and those are
+products (`adafac_factored.py`).  Of a tensor that is not factored six inputs occur twice: 22 are left, those six with
+the sum of both weights.
 """
 
 import math
@@ -17,7 +18,7 @@ from lopt.lanes import kernel, lane, lanes, sync
 N_DECAYS = 3  # momenta, and factored second moments; one full second moment beside them
 DECAYS = 2 * N_DECAYS + 1
 N_FEATURES = 28
-FACTORED, FULL = 16, 22  # of them, those that are computed for every parameter of a tensor
+FACTORED, FULL = 16, 22  # of them, those that differ between parameters
 VECTORS = 2  # derived from each factored moment: its factor and 1 / sqrt(moment + 1e-8)
 TABLE = COLUMNS + 4  # columns per tensor: as in factored.py, then its runs
 
@@ -172,19 +173,6 @@ def spread_over_block(block, values, own, tensor, starts, start, count, product)
 
 
 @kernel
-def factored_features(rows, count):
-    """Rows 10-12: preconditioned g, 13-15: preconditioned m, of a factored tensor; rows 13-15 hold the factors before."""
-    g = rows[0]
-    for k in range(N_DECAYS):
-        m, row_g, row_m = rows[2 + k], rows[10 + k], rows[13 + k]
-        for i in range(lane(), count, lanes()):
-            factor = row_m[i]
-            row_g[i] = g[i] * factor
-            row_m[i] = m[i] * factor
-    sync()
-
-
-@kernel
 def full_features(rows, count, k, moments):
     """The same of decay k for a tensor with fewer than two axes; rows 16-18: moments, 19-21: 1 / sqrt of them."""
     cast = rows.dtype.type
@@ -202,18 +190,12 @@ def full_features(rows, count, k, moments):
 
 
 @kernel
-def features(rows, count, params, grad, state, moments, tensor, starts, start):
-    """The 16 or 22 rows of `count` parameters from `start`."""
-    n, own = params.size, tensor.own
-    if tensor.n_rows > 0:  # long before they are read: what is on its way to memory is slow to read
-        spread_over_block(rows[13:16], moments.factors, own, tensor, starts, start, count, True)
-    adam_like_features(rows, count, params, grad, state, state[N_DECAYS * n :], start)
-    if tensor.n_rows > 0:
-        factored_features(rows, count)
-    else:
-        first = own + start - tensor.offset
-        for k in range(N_DECAYS):
-            full_features(rows, count, k, moments.values[k, first : first + count])
+def features(rows, count, params, grad, state, moments, tensor, start):
+    """The 22 rows of `count` parameters from `start` of a tensor that is not factored."""
+    adam_like_features(rows, count, params, grad, state, state[N_DECAYS * params.size :], start)
+    first = tensor.own + start - tensor.offset
+    for k in range(N_DECAYS):
+        full_features(rows, count, k, moments.values[k, first : first + count])
 
 
 @kernel

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt.arch.adafac_factored import add_input_squares, first_layer_of_inputs, multipliers
 from lopt.arch.adafac_features import (
     DECAYS,
     FACTORED,
@@ -36,11 +37,13 @@ from lopt.arch.per_parameter import (
     place_of,
     scratch_of,
     scratch_size,
+    second_layer,
     tanh_time_bias,
 )
 from lopt.errors import OptimizerError
 from lopt.lanes import (
     add_row_squares,
+    add_row_sums,
     add_square_partials,
     clear_partials,
     fold_partials,
@@ -65,7 +68,7 @@ class Folded(NamedTuple):
     vector_totals: np.ndarray  # (4, 3) of row means, column means and their inverse roots
     bias: np.ndarray  # (H,) of time
     means: np.ndarray  # (H, rows and columns) bias of every row and column
-    block: np.ndarray  # (H, BLOCK) bias of a block's parameters
+    squares: np.ndarray  # (16, BLOCK) partial sums of the squares of a factored tensor's inputs
 
 
 class Views(NamedTuple):
@@ -152,13 +155,49 @@ def first_layer(net, scratch, folded, moments, tensor):
 
 
 @kernel
-def move_block(params, rows, net, scratch, folded, factored, step_mult, mag_rate):
-    """The MLP of every parameter of a block: update them; folded.block holds their biases if factored."""
+def sum_squares(scratch, folded, params, grad, state, decays, moments, tensor, j, starts):
+    """First pass over tensor j: its accumulators, and the sums of the squares of its inputs."""
+    n, offset, factored = params.size, tensor.offset, tensor.n_rows > 0
+    v, end = state[N_DECAYS * n :], offset + tensor.size
+    squares = folded.squares.reshape(FACTORED * BLOCK)
+    clear_rows(scratch.squares)
+    clear_rows(folded.squares)
+    for start in range(offset, end, BLOCK):
+        rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
+        update_accumulators(grad, state, decays, start, count)
+        if factored:
+            multipliers(rows, count, v, moments, tensor, starts, start)
+            add_input_squares(squares, rows, count, params, grad, state, start)
+        else:
+            features(rows, count, params, grad, state, moments, tensor, start)
+            add_row_squares(rows, count, scratch.squares)
+            sync()
     if factored:
-        hidden_layers(scratch, rows[:FACTORED], params.size, scratch.scaled, folded.block, net)
-    else:
-        hidden_layers(scratch, rows, params.size, scratch.scaled, folded.bias, net)
-    apply_direction(params, scratch, net, step_mult, mag_rate)
+        add_row_sums(folded.squares, BLOCK, scratch.squares[:FACTORED])
+
+
+@kernel
+def move(params, grad, state, moments, tensor, j, starts, net, scratch, folded, hyper):
+    """Second pass over tensor j: the MLP of every parameter."""
+    n, offset, factored = params.size, tensor.offset, tensor.n_rows > 0
+    v, end = state[N_DECAYS * n :], offset + tensor.size
+    step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
+    for start in range(offset, end, BLOCK):
+        rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
+        if factored:
+            out = (
+                scratch.first
+            )  # gets its biases early: what is on its way to memory is slow to read
+            spread_over_block(out, folded.means, 0, tensor, starts, start, count, False)
+            if n > KEPT:
+                multipliers(rows, count, v, moments, tensor, starts, start)
+            first_layer_of_inputs(out, rows, count, scratch.scaled, params, grad, state, start)
+            second_layer(scratch, count, net)
+        else:
+            if n > KEPT:
+                features(rows, count, params, grad, state, moments, tensor, start)
+            hidden_layers(scratch, rows, count, scratch.scaled, folded.bias, net)
+        apply_direction(params[start : start + count], scratch, net, step_mult, mag_rate)
 
 
 @kernel
@@ -178,34 +217,15 @@ def adafac_mlp_step(theta, params, grad, state, loss, is_valid, data, work):
         decays[k, 0] = rounded
         decays[k, 1] = 1.0 - (rounded if k < N_DECAYS else decay)
     tanh_time_bias(folded.bias, net.first, net.first_bias, N_FEATURES, t)
-    step_mult, mag_rate = params.dtype.type(hyper[0]), params.dtype.type(hyper[1])
     for j in range(table[0]):
         at = 1 + TABLE * j
         tensor = tensor_of(table, at)
-        offset, end = tensor.offset, tensor.offset + tensor.size
-        factored = tensor.n_rows > 0
-        used = FACTORED if factored else FULL
         update_tensor_moments(
             grad, moments, fresh, table, at, tensor, starts, decays, scratch.squares
         )
-        clear_rows(scratch.squares)
-        for start in range(offset, end, BLOCK):
-            rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
-            update_accumulators(grad, state, decays, start, count)
-            features(rows, count, params, grad, state, moments, tensor, starts, start)
-            add_row_squares(rows[:used], count, scratch.squares)
-            sync()
+        sum_squares(scratch, folded, params, grad, state, decays, moments, tensor, j, starts)
         first_layer(net, scratch, folded, moments, tensor)
-        for start in range(offset, end, BLOCK):
-            rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
-            if factored:
-                spread_over_block(
-                    folded.block, folded.means, 0, tensor, starts, start, count, False
-                )
-            if n > KEPT:
-                features(rows, count, params, grad, state, moments, tensor, starts, start)
-            own = params[start : start + count]
-            move_block(own, rows, net, scratch, folded, factored, step_mult, mag_rate)
+        move(params, grad, state, moments, tensor, j, starts, net, scratch, folded, hyper)
     if lane() == 0:
         state[state.size - 1] = state.dtype.type(t + 1.0)
     sync()
@@ -224,12 +244,12 @@ def views_of(state, work, n, hidden, most):
     f = e + 4 * N_DECAYS
     g = f + hidden
     h = g + hidden * most
-    k = h + hidden * BLOCK
+    k = h + FACTORED * BLOCK
     values = state[(N_DECAYS + 1) * n : state.size - 1].reshape(N_DECAYS, stride)
     factors, inverses = work[b:c].reshape(N_DECAYS, stride), work[c:d].reshape(N_DECAYS, stride)
     folded = Folded(
         work[d:e].reshape(FULL, 1), work[e:f].reshape(4, N_DECAYS), work[f:g],
-        work[g:h].reshape(hidden, most), work[h:k].reshape(hidden, BLOCK),
+        work[g:h].reshape(hidden, most), work[h:k].reshape(FACTORED, BLOCK),
     )  # fmt: skip
     scratch = scratch_of(work[k:], FULL, hidden)
     return Views(
@@ -305,7 +325,7 @@ class AdafacMlp(PerParameterOptimizer):
     def work_size(self, layout: Layout) -> int:
         most = int(self.sizes(layout)[1])
         vectors = 1 + VECTORS * N_DECAYS  # this step's moments, and what is derived for each decay
-        small = 2 * DECAYS + FULL + 4 * N_DECAYS + self.hidden * (1 + most + BLOCK)
+        small = 2 * DECAYS + FULL + 4 * N_DECAYS + self.hidden * (1 + most) + FACTORED * BLOCK
         network_size = scratch_size(FULL, self.hidden, layout.size, len(layout))
         return small + vectors * self._n_moments(layout) + network_size
 

@@ -107,9 +107,9 @@ def place_of(n, offset, k, start):
 
 @kernel
 def clear_rows(partials):
-    """Set (F, 32) partial sums to 0."""
+    """Set partial sums, those of each feature in a row, to 0."""
     for c in range(partials.shape[0]):
-        for k in range(lane(), PARTIALS, lanes()):
+        for k in range(lane(), partials.shape[1], lanes()):
             partials[c, k] = partials.dtype.type(0.0)
     sync()
 
@@ -138,10 +138,16 @@ def scale_rows(scaled, w, factors):
 def hidden_layers(scratch, rows, count, first, bias, net):
     """scratch.second = relu(second^T relu(first^T rows + bias) + second_bias) for `count` parameters.
 
-    Shapes: rows (F, BLOCK), first (F, H), bias (H,) or (H, BLOCK).
+    Shapes: rows (F, BLOCK), first (F, H), bias (H,).
     """
-    zero = bias.dtype.type(0.0)
-    layer(rows, first, bias, scratch.first, count, zero)
+    layer(rows, first, bias, scratch.first, count, bias.dtype.type(0.0))
+    second_layer(scratch, count, net)
+
+
+@kernel
+def second_layer(scratch, count, net):
+    """scratch.second = relu(second^T scratch.first + second_bias) for `count` parameters."""
+    zero = net.second.dtype.type(0.0)
     layer(scratch.first, net.second, net.second_bias, scratch.second, count, zero)
 
 

@@ -13,11 +13,11 @@ from lopt.arch import adafac_mlp as adafac
 from lopt.arch import features as see
 from lopt.arch import hierarchical as hier
 from lopt.arch import hierarchical_views as views
+from lopt.arch.adafac_factored import add_input_squares, first_layer_of_inputs, multipliers
 from lopt.arch.adafac_features import (
     FACTORED,
-    FULL,
+    N_DECAYS,
     TABLE,
-    features,
     spread_over_block,
     tensor_of,
     update_accumulators,
@@ -32,6 +32,7 @@ from lopt.arch.per_parameter import (
     hidden_layers,
     network,
     place_of,
+    second_layer,
 )
 from lopt.bench.cpu import MILLION, SMALL
 from lopt.bench.measure import Figure, beside_sgemm, step_ms
@@ -45,11 +46,12 @@ STEPS = {"small": 500, "1e6": 1}  # repeated inside a timing
 
 @kernel
 def adafac_part(part, times, theta, params, grad, state, data, work):
-    """One part of `adafac_mlp_step`, again and again."""
+    """One part of `adafac_mlp_step`, again and again; those of inputs for factored tensors only."""
     n, hidden, table = params.size, data.sizes[0], data.sizes[2:]
     starts = table[1 + TABLE * table[0] :]
     decays, fresh, moments, folded, scratch = adafac.views_of(state, work, n, hidden, data.sizes[1])
     net = network(theta, adafac.N_FEATURES + len(TIMES), hidden, 2)
+    v, squares = state[N_DECAYS * n :], folded.squares.reshape(FACTORED * BLOCK)
     decay, no_step = params.dtype.type(0.9), params.dtype.type(0.0)
     decays[:, 0], decays[:, 1] = decay, params.dtype.type(1.0) - decay
     for _ in range(times):
@@ -57,7 +59,6 @@ def adafac_part(part, times, theta, params, grad, state, data, work):
             at = 1 + TABLE * j
             tensor = tensor_of(table, at)
             offset, end, factored = tensor.offset, tensor.offset + tensor.size, tensor.n_rows > 0
-            used = FACTORED if factored else FULL
             if part == 0:
                 update_tensor_moments(
                     grad, moments, fresh, table, at, tensor, starts, decays, scratch.squares
@@ -70,20 +71,24 @@ def adafac_part(part, times, theta, params, grad, state, data, work):
                     count = min(BLOCK, end - start)
                     if part == 1:
                         update_accumulators(grad, state, decays, start, count)
-                    elif part == 2:
-                        features(rows, count, params, grad, state, moments, tensor, starts, start)
-                    elif part == 3:
-                        add_row_squares(rows[:used], count, scratch.squares)
-                    elif part == 5 and factored:
-                        spread_over_block(
-                            folded.block, folded.means, 0, tensor, starts, start, count, False
-                        )
-                    elif part == 6:
-                        first, bias = scratch.scaled, folded.block
-                        hidden_layers(scratch, rows[:used], count, first, bias, net)
-                    elif part == 7:
+                    elif part == 8:
                         own = params[start : start + count]
                         apply_direction(own, scratch, net, no_step, no_step)
+                    elif not factored:
+                        continue
+                    elif part == 2:
+                        multipliers(rows, count, v, moments, tensor, starts, start)
+                    elif part == 3:
+                        add_input_squares(squares, rows, count, params, grad, state, start)
+                    elif part == 5:
+                        spread_over_block(
+                            scratch.first, folded.means, 0, tensor, starts, start, count, False
+                        )
+                    elif part == 6:
+                        first, out = scratch.scaled, scratch.first
+                        first_layer_of_inputs(out, rows, count, first, params, grad, state, start)
+                    elif part == 7:
+                        second_layer(scratch, count, net)
 
 
 @kernel
@@ -136,12 +141,13 @@ PARTS: dict[str, tuple[Callable, dict[int, str]]] = {
         {
             0: "second moments of rows and columns",
             1: "accumulators",
-            2: "features",
-            3: "sums of their squares",
+            2: "multipliers",
+            3: "sums of squares of inputs",
             4: "weights and biases of rows and columns",
             5: "biases of parameters",
-            6: "per-parameter network, two layers",
-            7: "output head",
+            6: "first layer, inputs included",
+            7: "second layer",
+            8: "output head",
         },
     ),
     "hierarchical": (
@@ -159,7 +165,10 @@ PARTS: dict[str, tuple[Callable, dict[int, str]]] = {
         },
     ),
 }
-TWICE = "features"  # computed once more in the second pass where they are too many to keep
+TWICE = (
+    "features",
+    "multipliers",
+)  # computed once more in the second pass where they are too many to keep
 
 
 def figures() -> Iterator[Figure]:
@@ -189,7 +198,7 @@ def parts(name: str, label: str, layout: Layout) -> Iterator[Figure]:
     for part, text in names.items():
         arguments = part, times, theta, params, grad, state, data, work
         seconds, sgemm = beside_sgemm(lambda arguments=arguments: part_of(*arguments), 3)
-        twice = 2 if text == TWICE and layout.size > KEPT else 1
+        twice = 2 if text in TWICE and layout.size > KEPT else 1
         left += twice * seconds
         text = f"{text}, twice" if twice == 2 else text
         yield Figure(f"{name}, {label}: {text}", 1e6 * twice * seconds / times, "us", sgemm=sgemm)
