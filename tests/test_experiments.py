@@ -302,6 +302,6 @@ def test_comparisons_can_be_built(name):
         searches = [s.family for s in config.entrants if s.rates or s.random or s.list]
         trials = dict.fromkeys(["anchored, theta = 0", *searches], 0)
         trials |= {f: sum(e.info.family == f for e in found) for f in trials}
-        assert list(trials.values()) == [1, 15, 15, 10, 100, 100]
+        assert list(trials.values()) == [1, 5, 15, 15, 10, 100, 100]
         rates = sorted(e.opt.learning_rate for e in found if e.info.family == "Adam, 15 rates")
         assert np.diff(np.log10(rates)) == pytest.approx(np.full(14, 0.5), abs=0.03)
