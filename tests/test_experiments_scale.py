@@ -161,5 +161,5 @@ def test_resnets_can_be_built(tmp_path, folder_module, name):
     layers = [sum(len(b.chain) for b in t.blocks) + 1 for t, _ in tasks]
     assert layers == [14, 35]
     found = [e for s in config.entrants for e in entrants_of(s, config.networks[0], RESNET)]
-    assert len({e.info.label for e in found}) == len(found) == 16
+    assert len({e.info.label for e in found}) == len(found) == 18
     assert found[1].opt.total_steps == config.networks[0].steps
