@@ -65,7 +65,7 @@ def ask_and_tell(n: int, pairs: int) -> Callable[[], object]:
 _MEMORY = """
 import sys
 from lopt.bench.es import ask_and_tell
-from lopt.bench.measure import forget_peak, peak_memory
+from lopt.memory import forget_peak, peak_memory
 n, pairs = int(sys.argv[1]), int(sys.argv[2])
 ask_and_tell(5000, 2)()
 forget_peak()

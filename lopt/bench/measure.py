@@ -5,12 +5,9 @@ work, with the 2048^3 sgemm rate of the same moment beside it.  A floor is what 
 that rate, bytes at the rate of a copy of equal size.
 """
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -154,22 +151,3 @@ def step_ms(task: Task) -> float:
         if sum(times) > ENOUGH_S and step > 0:
             break
     return 1e3 * float(np.quantile(times[1:], 0.25))
-
-
-def peak_memory() -> int:
-    """Most memory that this process has had, in bytes.
-
-    Linux keeps it in VmHWM; `ru_maxrss`, taken elsewhere, begins at what the process that started this one had.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def forget_peak() -> None:
-    """Let `peak_memory` begin anew at what the process has now, where that is possible (Linux)."""
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")

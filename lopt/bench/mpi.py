@@ -75,7 +75,7 @@ def mpirun() -> str:
 # The command, telling at its end how much memory its own process took at most.
 _COMMAND = """
 import sys
-from lopt.bench.measure import peak_memory
+from lopt.memory import peak_memory
 from lopt.cli import main
 try:
     main(sys.argv[1:])
