@@ -14,8 +14,12 @@ def draw(runs: dict[str, Path], smoothing: int, horizon: int, path: Path) -> Non
     ax = axes[0, 0]
     for (name, folder), (colour, dash) in zip(runs.items(), STYLES, strict=False):
         losses = meta_losses(folder)
+        whole = slice(
+            smoothing // 2, losses.size - smoothing // 2
+        )  # the ends would be means of less
         steps = np.arange(1, losses.size + 1)
-        ax.plot(steps, smooth(losses, smoothing), color=colour, ls=dash, lw=1.4, label=name)
+        shown = smooth(losses, smoothing)[whole]
+        ax.plot(steps[whole], shown, color=colour, ls=dash, lw=1.4, label=name)
     ax.axvline(horizon, color="#606060", lw=0.8)
     ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
     ax.set_title(
