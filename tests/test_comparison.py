@@ -279,6 +279,17 @@ def test_who_is_not_in_the_file_is_not_judged() -> None:
         judge(made_up([1], [1], ["a"]), "k")
 
 
+def test_long_curves_are_packed_and_come_back_as_they_were(tmp_path: Path) -> None:
+    """5000 equal curves take less than a tenth of their bytes."""
+    c = made_up([1], [2], ["a"])
+    runs = {n: np.repeat(v, 2500, axis=0) for n, v in c.runs.items()}
+    many = dataclasses.replace(c, runs=runs)
+    path = store.save_curves(tmp_path / "c.h5", many)
+    assert path.stat().st_size < sum(v.nbytes for v in runs.values()) / 10
+    found = store.read_curves(path).runs
+    assert all(np.array_equal(found[n], v) and found[n].dtype == v.dtype for n, v in runs.items())
+
+
 # Cards
 
 

@@ -19,6 +19,9 @@ from lopt.store import schema
 # Superblock, object headers and indices of this format carry checksums; older HDF5 (1.10) still reads it.
 LIBVER = ("v110", "v110")
 HEADER_BYTES = 512
+PACKED_FROM = 4096  # elements; curves of a comparison are many and smooth
+DEFLATE_AT_MOST = 1032  # bytes made of one (RFC 1951: 258 of 2 bits)
+PACKING = {"compression": "gzip", "shuffle": True}
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py and the decoding of damaged content raise.
 DAMAGE = (
@@ -230,7 +233,8 @@ def put_datasets(file: h5py.File, kind: str, values: Mapping[str, Any]) -> None:
     _expect_names(kind, "datasets", values, [*plain, *wild])
     for path, field in {**plain, **wild}.items():
         data = schema.encode(field.dtype, values[path])
-        schema.describe(file.create_dataset(path, data=data, track_order=False), field)
+        packed = PACKING if kind == "curves" and np.size(data) >= PACKED_FROM else {}
+        schema.describe(file.create_dataset(path, data=data, track_order=False, **packed), field)
 
 
 def _expect_names(kind: str, what: str, given: Mapping[str, Any], wanted: list[str]) -> None:
@@ -258,15 +262,16 @@ def unsealed(path: Path, kind: str) -> Iterator[h5py.File]:
             yield file
 
 
-def get_array(file: h5py.File, path: str) -> np.ndarray:
+def get_array(file: h5py.File, path: str, packed: bool = False) -> np.ndarray:
     """A whole dataset of a sealed file, refused before memory is allocated if the file cannot hold what it claims.
 
-    Sealed files are never compressed, so claimed and stored bytes must be equal.
+    Claimed and stored bytes are equal, or it may be packed and deflate can have made the one of the other.
     """
     dataset = file[path]
     stored = dataset.id.get_storage_size()
     claimed = dataset.dtype.itemsize * int(np.prod(dataset.shape, dtype=object))
-    if claimed != stored:
+    squeezed = packed and dataset.compression == "gzip"
+    if claimed != stored and not (squeezed and claimed <= DEFLATE_AT_MOST * stored):
         raise StoreError(
             f"dataset {path} claims shape {dataset.shape}, {claimed} bytes, but {stored} bytes are stored"
         )

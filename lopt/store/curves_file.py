@@ -126,7 +126,7 @@ def read_curves(path: str | Path) -> Curves:
     path = Path(path)
     with container.unsealed(path, "curves") as file:
         attributes = container.get_attributes(file, "curves")
-        data = {p: container.get_array(file, p) for p in schema.dataset_paths(file)}
+        data = {p: container.get_array(file, p, packed=True) for p in schema.dataset_paths(file)}
         columns = zip(
             data["/entrant"],
             *(data[f"/entrants/{n}"].tolist() for n in ("family", "variant", "trial", "spec")),
