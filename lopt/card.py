@@ -149,12 +149,10 @@ def scores_text(s: dict[str, Any]) -> str:
 
 
 def _setting(told: dict[str, Any]) -> list[str]:
+    if not told:
+        return []
     listed = ", ".join(f"`{k} = {v}`" for k, v in told.items())
-    return (
-        ["", f"The optimizer is told {listed}; nothing else is set, nothing is tuned."]
-        if told
-        else []
-    )
+    return ["", f"The optimizer is told {listed}; nothing else is set, nothing is tuned."]
 
 
 def _speeds(s: dict[str, Any]) -> list[str]:

@@ -51,9 +51,8 @@ def meta_losses(folder: Path) -> np.ndarray:
 def _state(config: cfg.Config, folder: Path) -> int:
     """Whether the run of a folder is to be begun, to be gone on with, or finished as configured."""
     if not any((folder / name).exists() for name in (NEWEST, PREVIOUS)):
-        (folder / "run.h5").unlink(
-            missing_ok=True
-        )  # killed before its first checkpoint: no step yet
+        # killed before its first checkpoint: no step yet
+        (folder / "run.h5").unlink(missing_ok=True)
         return NEW
     with store.RunReader(folder / "run.h5") as run:
         same = not cfg.diff(cfg.loads(run.config_text), config)

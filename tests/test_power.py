@@ -467,7 +467,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("a list that forgets what it has", "optlist.py",
      "after = np.minimum(best[:, None], scores).mean(axis=0)", "after = scores.mean(axis=0)",
      COMPARISON + "the_greedy_order_is_known"),
-    ("a cosine that rises again", "arch/sgd.py",
+    ("a cosine that rises again", "arch/schedules.py",
      "min(t / total, 1.0)", "t / total",
      OPTIMIZERS + "a_cosine_decay_ends_at_a_standstill[adam-options0]"),
     ("steps of momentum are not counted", "arch/sgd.py",

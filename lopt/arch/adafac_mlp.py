@@ -185,9 +185,8 @@ def move(params, grad, state, moments, tensor, j, starts, net, scratch, folded, 
     for start in range(offset, end, BLOCK):
         rows, count = scratch.rows[place_of(n, offset, j, start)], min(BLOCK, end - start)
         if factored:
-            out = (
-                scratch.first
-            )  # gets its biases early: what is on its way to memory is slow to read
+            out = scratch.first
+            # biases early: what is on its way to memory is slow to read
             spread_over_block(out, folded.means, 0, tensor, starts, start, count, False)
             if n > KEPT:
                 multipliers(rows, count, v, moments, tensor, starts, start)

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from lopt.arch.sgd import TINY, check_decay, check_positive, check_total_steps, falling
+from lopt.arch.schedules import check_total_steps, falling
+from lopt.arch.sgd import TINY, check_decay, check_positive
 from lopt.errors import OptimizerError
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout

@@ -20,6 +20,7 @@ from lopt.arch import anchored_head as rate_head
 from lopt.arch import anchored_views as views
 from lopt.arch.orthogonal import columns_of, orthogonal_factor, orthogonal_sizes
 from lopt.arch.per_parameter import BLOCK, KEPT, clear_rows
+from lopt.arch.schedules import falling
 from lopt.errors import OptimizerError
 from lopt.lanes import (
     add_row_squares,
@@ -39,12 +40,11 @@ from lopt.optimizer import TABLE_COLUMNS, Optimizer, nonempty_table, register_op
 
 @kernel
 def look_at_tensor(k, params, grad, memory, work, sizes, t):
-    """Rows of tensor k (kept if there is room), their 1 / RMS, and the inputs of its head."""
+    """Rows of tensor k (kept if there is room), their 1 / RMS, and the inputs of its head if there is one."""
     table, n = sizes[views.TABLE :], params.size
     at = 1 + TABLE_COLUMNS * k
     offset, size = table[at], table[at + 1]
     root2 = math.sqrt(-math.expm1((t + 1.0) * math.log(see.V_DECAYS[0])))  # sqrt(1 - b2^t)
-    correct1 = -math.expm1((t + 1.0) * math.log(see.M_DECAYS[0]))
     clear_partials(work.partials)
     add_square_partials(grad[offset : offset + size], size, work.partials)
     rms_g = math.sqrt(np.float64(fold_partials(work.partials)) / size)
@@ -59,8 +59,9 @@ def look_at_tensor(k, params, grad, memory, work, sizes, t):
             rows, params, grad, memory.m, memory.v, rms_g, rms_v, see.EPS * root2, start
         )
         add_row_squares(rows, count, work.squares)
-        see.add_products(rows[see.G], rows[see.M], work.products[0])
-        see.add_products(rows[see.G], rows[see.M + 1], work.products[1])
+        if sizes[views.HEAD] != 0:
+            see.add_products(rows[see.G], rows[see.M], work.products[0])
+            see.add_products(rows[see.G], rows[see.M + 1], work.products[1])
         sync()
     if lane() == 0:
         work.norms[k, 0] = work.norms.dtype.type(rms_g)
@@ -72,21 +73,28 @@ def look_at_tensor(k, params, grad, memory, work, sizes, t):
             rms[c] = rms.dtype.type(total)
             work.factors[k, c] = rms.dtype.type(see.inverse_root(total * total))
     sync()
+    if sizes[views.HEAD] != 0:
+        look_for_head(k, memory, work, table, size, rms_v, t)
+
+
+@kernel
+def look_for_head(k, memory, work, table, size, rms_v, t):
+    """Inputs of tensor k's step size, out of what `look_at_tensor` left in work.rms and work.products."""
+    root2 = math.sqrt(-math.expm1((t + 1.0) * math.log(see.V_DECAYS[0])))
+    correct1 = -math.expm1((t + 1.0) * math.log(see.M_DECAYS[0]))
+    rms, kept = work.rms, rate_head.COSINE
     for c in range(2):
         product = np.float64(fold_partials(work.products[c])) / size
         scale = np.float64(rms[see.G]) * np.float64(rms[see.M + c])
         cosine = product / scale if scale > 0.0 else 0.0
         if lane() == 0:
-            new = (
-                rate_head.COSINE * np.float64(memory.cosines[k, c])
-                + (1.0 - rate_head.COSINE) * cosine
-            )
+            new = kept * np.float64(memory.cosines[k, c]) + (1.0 - kept) * cosine
             memory.cosines[k, c] = rms.dtype.type(new)
     sync()
     rms_adam = np.float64(rms[see.NORMALISED]) * root2 / correct1
     signal = np.float64(rms[see.M + 1]) / rms_v if rms_v > 0.0 else 0.0
     rate_head.head_inputs(
-        work.inputs[k], table, at, memory.losses, np.float64(memory.scales[k]),
+        work.inputs[k], table, 1 + TABLE_COLUMNS * k, memory.losses, np.float64(memory.scales[k]),
         np.float64(work.typical[0]), rms_adam, memory.cosines[k], signal, t,
     )  # fmt: skip
 
@@ -131,7 +139,7 @@ def look_at_matrix(k, memory, weights, work, sizes, offset, size):
     The factor is left in work.matrix[1, :size].
     """
     columns = columns_of(sizes[views.TABLE :], 1 + TABLE_COLUMNS * k)
-    if sizes[views.MATRIX] == 0 or columns == 0:
+    if sizes[views.MATRIX] == 0 or columns == 0 or weights.orthogonal[0] == 0.0:
         return 0.0
     inverse_norm = np.float64(work.factors[k, see.M]) / math.sqrt(size)
     first, factor = work.matrix[0, :size], work.matrix[1, :size]
@@ -183,9 +191,9 @@ def move_tensor(k, params, grad, memory, weights, work, sizes, root2, decay):
 @kernel
 def scheduled(t, total, decay):
     """Factor of all step sizes at step t: a cosine to 0 over `total` steps, else 1 / sqrt(1 + t / decay), else 1."""
-    if total > 0.0:
-        return 0.5 * (1.0 + math.cos(math.pi * min(t / total, 1.0)))
-    return 1.0 / math.sqrt(1.0 + t / decay) if decay > 0.0 else 1.0
+    if total == 0.0 and decay > 0.0:
+        return 1.0 / math.sqrt(1.0 + t / decay)
+    return falling(t, total)
 
 
 @kernel

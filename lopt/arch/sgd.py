@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from lopt.arch.schedules import check_total_steps, falling
 from lopt.errors import OptimizerError
 from lopt.lanes import kernel, lane, lanes, sync
 from lopt.layout import Layout
@@ -23,12 +24,6 @@ def sgd_step(theta, params, grad, state, loss, is_valid, data, work):
         params[i] -= rate * grad[i]
     sync()
     return 0
-
-
-@kernel
-def falling(t, total):
-    """Share of the learning rate after t of `total` steps: from 1 to 0 along half a cosine; 1 if `total` is 0."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(t / total, 1.0))) if total > 0.0 else 1.0
 
 
 @kernel
@@ -98,16 +93,6 @@ def check_decay(name: str, **values: float) -> None:
     for key, value in values.items():
         if not 0 <= value < 1:
             raise OptimizerError(f"{name}: {key} must be in [0, 1), got {value}")
-
-
-def check_total_steps(name: str, total_steps: int) -> None:
-    """Refuse lengths of a decay that are negative or not exact in float32.
-
-    Raises:
-        OptimizerError: names the value.
-    """
-    if not 0 <= total_steps <= 2**24:
-        raise OptimizerError(f"{name}: total_steps must be 0 to 2^24, got {total_steps}")
 
 
 @register_optimizer("sgd")

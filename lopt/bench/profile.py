@@ -165,10 +165,8 @@ PARTS: dict[str, tuple[Callable, dict[int, str]]] = {
         },
     ),
 }
-TWICE = (
-    "features",
-    "multipliers",
-)  # computed once more in the second pass where they are too many to keep
+# computed once more in the second pass where they are too many to keep
+TWICE = ("features", "multipliers")
 
 
 def figures() -> Iterator[Figure]:
