@@ -99,7 +99,7 @@ class ComparisonConfig(Runs, kw_only=True):
 class TaskList(Section, kw_only=True):
     """Names of tasks; `optional` ones are left out where their data are not installed."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
 
 
@@ -136,7 +136,7 @@ def built_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
     """Tasks of a list by name, and why optional ones are left out.
 
     Raises:
-        ConfigError: as `read`.  TaskError: a name that stands for no task.
+        ConfigError: as `read`, or no task is left.  TaskError: a name that stands for no task.
     """
     listed = read(path, TaskList)
     found, missing = {name: parse_task(name) for name in listed.tasks}, []
@@ -147,6 +147,8 @@ def built_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
             if not isinstance(error.__cause__, DataError):
                 raise
             missing.append(f"{name} is left out: {error}")
+    if not found:
+        raise ConfigError(f"{path}: not one task is left; {'; '.join(missing) or 'it names none'}")
     return found, missing
 
 

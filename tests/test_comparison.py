@@ -17,8 +17,8 @@ from lopt import rng, scores, store
 from lopt.card import write_scores
 from lopt.cli import main
 from lopt.comm import SerialComm
-from lopt.comparison import ComparisonConfig, EntrantSpec, compare, entrants_of
-from lopt.errors import ConfigError, StoreError, UsageError
+from lopt.comparison import ComparisonConfig, EntrantSpec, built_tasks, compare, entrants_of
+from lopt.errors import ConfigError, StoreError, TaskError, UsageError
 from lopt.judgement import final_losses, judge, speed_ups
 from lopt.optlist import greedy_order, learn_list, normalised
 from lopt.search_spaces import SPACES, random_setting
@@ -170,6 +170,20 @@ def test_mistakes_in_a_configuration_are_named(
     assert done.exit_code in (1, 2)
     assert words in done.output
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_optional_tasks_without_data_are_left_out_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.toml"
+    file.write_text('tasks = ["quadratic"]\noptional = ["mlp:data=absent.h5,hidden=[4]"]')
+    found, left_out = built_tasks(file)
+    assert list(found) == ["quadratic"]
+    assert len(left_out) == 1 and "absent.h5,hidden=[4] is left out: data: cannot" in left_out[0]
+    file.write_text('optional = ["mlp:data=absent.h5,hidden=[4]"]')
+    with pytest.raises(ConfigError, match="not one task is left; mlp:data=absent"):
+        built_tasks(file)
+    file.write_text('tasks = ["quadratic"]\noptional = ["mlp:hiden=[4]"]')
+    with pytest.raises(TaskError, match="hiden"):
+        built_tasks(file)
 
 
 def test_two_entrants_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -299,8 +299,8 @@ def test_comparisons_can_be_built(name):
     found = [e for spec in config.entrants for e in entrants_of(spec, config, EVALUATION)]
     labels = [e.info.label for e in found]
     assert len(set(labels)) == len(labels)
-    tasks, left_out = built_tasks(EVALUATION / config.tasks)
-    assert len(tasks) + len(left_out) >= 4 and (tasks or name == "real")
+    if name != "real":  # whose data need not be installed
+        assert built_tasks(EVALUATION / config.tasks)[0]
     if name == "config":
         searches = [s.family for s in config.entrants if s.rates or s.random or s.list]
         trials = dict.fromkeys(["anchored, theta = 0", *searches], 0)
