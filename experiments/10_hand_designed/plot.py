@@ -10,8 +10,12 @@ COLUMNS = 4
 
 
 def draw(losses: dict[str, np.ndarray], config, path: Path) -> None:
-    """A panel for each row but the first, which all are compared with."""
-    (reference, base), *others = [(n, x) for n, x in losses.items() if not np.isnan(x).all()]
+    """A panel for each row but the first, which all are compared with; rows of the same numbers share one."""
+    shown: dict[bytes, str] = {}
+    for name, values in losses.items():
+        if not np.isnan(values).all():
+            shown.setdefault(values.tobytes(), name)
+    (reference, base), *others = [(name, losses[name]) for name in shown.values()]
     columns = min(COLUMNS, len(others))
     rows = -(-len(others) // columns)
     figure, axes = new_figure(2.9 * columns, 1.7 * rows + 0.7, rows, columns)

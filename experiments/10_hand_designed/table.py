@@ -19,10 +19,13 @@ class Config(Section, kw_only=True):
 def normalised(curves: Curves, trials: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Rows of the table by name, a loss for each task, at most 1; NaN without runs.
 
-    Medians over seeds.  Learned optimizers first, then those at their defaults, then searches: the best of some
-    settings for each task, and one setting for all tasks, which hindsight chooses.
+    Medians over seeds.  Learned optimizers first (the best of all settings that they bring), then those at their
+    defaults, then searches: the best of some settings for each task, and one setting for all tasks, which hindsight chooses.
     """
-    rows = {f: best_of(curves, f, 1) for f in (*curves.kinds("learned"), *curves.kinds("default"))}
+    rows = {
+        family: best_of(curves, family, len(curves.members(family)))
+        for family in (*curves.kinds("learned"), *curves.kinds("default"))
+    }
     for family in curves.kinds("tuned"):
         n = len(curves.members(family))
         for k in sorted({*(k for k in trials if k < n), n}):
