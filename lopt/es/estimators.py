@@ -37,7 +37,7 @@ from lopt.es.perturbation import sum_rows
 from lopt.es.problem import Particle, Request, UnrolledProblem
 from lopt.es.shaping import ShapingState
 from lopt.es.variant import Perturbed, Variant
-from lopt.es.windowed import Job, Unrolled, Windowed
+from lopt.es.windowed import Unrolled, Window, Windowed
 
 WHOLE = 2**31  # windows: more than any episode has
 
@@ -228,13 +228,15 @@ class Truncated(Windowed):
     def _drawn(self, state: Unrolled, outer_step: int) -> int:
         return outer_step
 
-    def _asked(self, job: Job, pair: Perturbed, before: list[Particle] | None) -> list[Request]:
+    def _asked(
+        self, window: Window, pair: Perturbed, before: list[Particle] | None
+    ) -> list[Request]:
         """Both members from copies of the unperturbed particle, then that one itself."""
         still = Variant(pair, 0)
-        mean = before[0] if before else job.start(still)
+        mean = before[0] if before else window.start(still)
         copies = [mean and {key: array.copy() for key, array in mean.items()} for _ in range(2)]
-        both = [job.of(theta, copy) for theta, copy in zip(pair.members(), copies, strict=True)]
-        return [*both, job.of(still, mean)]
+        both = [window.of(theta, copy) for theta, copy in zip(pair.members(), copies, strict=True)]
+        return [*both, window.of(still, mean)]
 
     def _told(self, done: list[Outcome]) -> tuple[list[float], list[Particle | None]]:
         losses, (loss, mean) = [found for found, _ in done[:2]], done[2]

@@ -56,7 +56,7 @@ class Unrolled:
     xi: np.ndarray
 
 
-class Job(NamedTuple):
+class Window(NamedTuple):
     """One window of one pair: inner steps [t0, t0 + steps) of its episode."""
 
     members: Members
@@ -84,15 +84,17 @@ class Windowed(Estimator):
     def _drawn(self, state: Unrolled, outer_step: int) -> int | np.ndarray:
         """Outer step at which the perturbation in use was drawn: one for all pairs, or (P,)."""
 
-    def _asked(self, job: Job, pair: Perturbed, before: list[Particle] | None) -> list[Request]:
-        """What is to be run in the job's window; here both members, from where they stand or from the start.
+    def _asked(
+        self, window: Window, pair: Perturbed, before: list[Particle] | None
+    ) -> list[Request]:
+        """What is to be run in the window; here both members, from where they stand or from the start.
 
         Args:
             before: the pair's particles, None at the start of an episode.
         """
         both = pair.members()
-        starts = before or [job.start(theta) for theta in both]
-        return [job.of(theta, start) for theta, start in zip(both, starts, strict=True)]
+        starts = before or [window.start(theta) for theta in both]
+        return [window.of(theta, start) for theta, start in zip(both, starts, strict=True)]
 
     def _told(self, done: list[Outcome]) -> tuple[list[float], list[Particle | None]]:
         """Losses of + and -, and the pair's particles, from what became of `_asked`."""
@@ -132,8 +134,10 @@ class Windowed(Estimator):
         mine = np.flatnonzero(state.owner == self.comm.rank).tolist()
 
         def asked(i: int) -> tuple[int, list[Request]]:
-            job = Job(record.members, int(state.episode[i]), i, int(state.t[i]), int(steps[i]))
-            return i, self._asked(job, self._perturbed(theta, table[i]), state.particles.get(i))
+            window = Window(
+                record.members, int(state.episode[i]), i, int(state.t[i]), int(steps[i])
+            )
+            return i, self._asked(window, self._perturbed(theta, table[i]), state.particles.get(i))
 
         for i, done in record.members.carry_out(map(asked, mine)):
             losses[i], after[i] = self._told(done)
