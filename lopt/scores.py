@@ -117,8 +117,27 @@ def log_ratio(loss: float, reference: float, lowest: float = 0.0) -> float:
 
 def win_rate(losses: Sequence[float], references: Sequence[float]) -> float:
     """Share of the tasks on which a loss is below the reference's; an equal one counts half."""
+    return float(np.mean(_won(losses, references)))
+
+
+def win_interval(losses: Sequence[float], references: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of `win_rate` over tasks (Wilson 1927): it has a width where all are won, too.
+
+    Half a win, of an odd number of ties, is none at the lower end and a whole one at the upper.  NaN ends without tasks.
+    """
+    n = len(losses)
+    if n == 0:
+        return math.nan, math.nan
+    won = float(_won(losses, references).sum())
+    ends = (stats.binomtest(f(won), n) for f in (math.floor, math.ceil))
+    low, high = (e.proportion_ci(CONFIDENCE, "wilson") for e in ends)
+    return float(low.low), float(high.high)
+
+
+def _won(losses: Sequence[float], references: Sequence[float]) -> np.ndarray:
+    """1, 0 or, of equal losses, 1/2 of each task."""
     a, b = np.asarray(losses, np.float64), np.asarray(references, np.float64)
-    return float(np.mean((a < b) + 0.5 * (a == b)))
+    return (a < b) + 0.5 * (a == b)
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -83,6 +83,26 @@ def test_ratios_and_wins() -> None:
     assert scores.win_rate([1, 2, 3, 4], [2, 2, 2, 5]) == 0.625
 
 
+@pytest.mark.parametrize("n", [1, 4, 63])
+def test_intervals_of_win_rates_solve_wilsons_equation(n: int) -> None:
+    """The ends p of k wins of n are where |k / n - p| is 1.96 standard errors sqrt(p (1 - p) / n)."""
+    z = 1.959963984540054
+    for k in range(n + 1):
+        low, high = scores.win_interval([0.0] * k + [2.0] * (n - k), [1.0] * n)
+        assert 0 <= low <= k / n <= high <= 1
+        for p in (low, high):
+            assert (k / n - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / n, abs=1e-9)
+    assert low == pytest.approx(n / (n + z**2)) and high == 1  # all won
+
+
+def test_a_tie_widens_the_interval_of_a_win_rate() -> None:
+    """A win and a tie lie between one win of two and two; two ties are one win."""
+    one, two = (scores.win_interval([0, x], [1, 1]) for x in (2, 0))
+    assert scores.win_interval([0, 1], [1, 1]) == (one[0], two[1])
+    assert scores.win_interval([1, 1], [1, 1]) == one
+    assert all(math.isnan(x) for x in scores.win_interval([], []))
+
+
 def test_quartiles_and_the_interquartile_mean() -> None:
     """Of 0..7 and an outlier the middle half does not see; NaN is no task."""
     found = scores.summary([0, 1, 2, 3, 4, 5, 6, 1e9, np.nan])
