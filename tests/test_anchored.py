@@ -25,7 +25,13 @@ OPTIONS = {
     "lstm": Anchored(lstm_hidden=5),
     "orthogonal": Anchored(orthogonal=True),
     "everything": Anchored(
-        hidden=4, lstm_hidden=3, valid_loss=True, weight_decay=0.1, orthogonal=True, total_steps=6
+        hidden=4,
+        lstm_hidden=3,
+        valid_loss=True,
+        weight_decay=0.1,
+        orthogonal=True,
+        total_steps=6,
+        grow=True,
     ),
 }
 FULL = OPTIONS["everything"]
@@ -35,6 +41,13 @@ FULL = OPTIONS["everything"]
 @pytest.mark.parametrize("name", OPTIONS)
 def test_float64_kernel_agrees_with_the_reference(name: str, shapes: str) -> None:
     assert movement_error(OPTIONS[name], LAYOUTS[shapes], np.float64) < 1e-9
+
+
+@pytest.mark.parametrize("param_scale", [1e-4, 0.03, 0.3])
+def test_small_starts_agree_with_the_reference(param_scale: float) -> None:
+    """All matrices next to zero; all tensors below their usual scale; some of them."""
+    opt = Anchored(grow=True, rate=0.3)
+    assert movement_error(opt, MIXED, np.float64, param_scale=param_scale) < 1e-9
 
 
 def test_the_shapes_reach_every_path() -> None:
@@ -128,6 +141,7 @@ def test_parameters_have_no_unit() -> None:
         ([0, 0, 3, 3, 0, 0, 4, 4], [3, 3, 3, 4]),
         ([0, 0, 0, 0, 0, 0, 0, 0], [0.1, 0.1, 0.1, 0.1]),
         ([1, 7, 0, 0, 2, 2, 0, 0], [5, 5, 2, 2]),
+        ([1e-6, 1e-6, 3, 3, 0.01, 0.01, 0.03, 0.03], [3, 3, 3, 0.03]),
     ],
 )
 def test_tensors_of_zeros_step_with_the_scale_of_their_neighbour(params, expected) -> None:
@@ -144,6 +158,36 @@ def test_tensors_of_zeros_step_with_the_scale_of_their_neighbour(params, expecte
     assert step == pytest.approx(0.01 * np.array(expected), rel=1e-6)
 
 
+def small_start(start: float, shape: tuple[int, ...], steps: int, **options) -> float:
+    """|w| after steps along a constant gradient, all entries equal, beside a tensor that gets no gradient."""
+    layout = Layout((("w", shape), ("other", (1,))))
+    size = layout.size - 1
+    opt = Anchored(rate=0.25, **options)
+    run = Replay(opt, layout, np.zeros(opt.theta_layout.size), [*np.full(size, start), 0.1])
+    for _ in range(steps):
+        run.step([*-np.ones(size), 0.0])
+    assert np.ptp(run.params[:-1]) < 1e-12
+    return float(run.params[0])
+
+
+@pytest.mark.parametrize(("shape", "usual"), [((16, 3), 0.25), ((2, 2, 4, 3), 0.25), ((5,), 1.0)])
+def test_a_small_start_grows_by_its_rate_up_to_the_usual_scale(shape, usual) -> None:
+    """w <- w (1 + rate) below 1 / sqrt(fan in), w + rate / sqrt(fan in) above it; without `grow` rate times the start."""
+    start = usual / 8
+    grown = [small_start(start, shape, t, grow=True) for t in (1, 9, 10, 12)]
+    below = [start * 1.25**t for t in (1, 9, 10)]  # 1.25^9 = 7.45, 1.25^10 = 9.3: beyond 8
+    assert grown == pytest.approx([*below, below[-1] + 2 * 0.25 * usual], rel=1e-5)
+    assert small_start(start, shape, 12) == pytest.approx(start * (1 + 12 * 0.25), rel=1e-5)
+
+
+def test_a_matrix_next_to_zero_steps_as_one_of_zeros() -> None:
+    for start, expected in ((0.0, 0.025), (1e-8, 0.025), (0.02, 0.02 + 0.25 * 0.02)):
+        layout = Layout((("w", (4, 4)),))
+        opt = Anchored(rate=0.25)
+        run = Replay(opt, layout, np.zeros(opt.theta_layout.size), np.full(16, start))
+        assert run.step(-np.ones(16)) == pytest.approx(np.full(16, expected), rel=1e-5)
+
+
 def test_a_tensor_without_gradient_stays() -> None:
     layout = Layout((("a", (3,)), ("b", (3,))))
     opt = OPTIONS["linear"]
@@ -156,11 +200,11 @@ def test_only_a_head_needs_the_loss() -> None:
     params = {"w": normals(12, 3).reshape(4, 3).astype(np.float32)}
     grads = {"w": normals(12, 5).reshape(4, 3).astype(np.float32)}
     opt = Anchored(head=False)
-    without, _ = opt.update(params, grads, opt.init(params))
-    given, _ = opt.update(params, grads, opt.init(params), loss=7.0)
+    without, _ = opt.update(params, grads, opt.init(params, opt.init_theta()))
+    given, _ = opt.update(params, grads, opt.init(params, opt.init_theta()), loss=7.0)
     assert np.array_equal(without["w"], given["w"]) and (without["w"] != params["w"]).all()
     with pytest.raises(OptimizerError, match="'anchored' needs the training loss"):
-        Anchored().update(params, grads, Anchored().init(params))
+        Anchored().update(params, grads, Anchored().init(params, Anchored().init_theta()))
 
 
 def step_lengths(opt: Anchored, steps: int) -> list[float]:

@@ -222,7 +222,11 @@ def anchored_step(theta, params, grad, state, loss, is_valid, data, work):
         t, np.float64(sizes[views.TOTAL_STEPS]), np.float64(sizes[views.DECAY_STEPS])
     )
     for k in range(lane(), table[0], lanes()):
-        rate = schedule * np.float64(hyper[views.RATE]) * np.float64(memory.scales[k])
+        scale = np.float64(memory.scales[k])
+        if sizes[views.GROWS] != 0:
+            usual = rate_head.usual_scale(table, 1 + TABLE_COLUMNS * k)
+            scale = rate_head.grown_scale(scale, np.float64(room.factors[k, see.W]), usual)
+        rate = schedule * np.float64(hyper[views.RATE]) * scale
         room.rates[k] = room.rates.dtype.type(rate * math.exp(np.float64(room.rates[k])))
     sync()
     root2 = math.sqrt(-math.expm1((t + 1.0) * math.log(see.V_DECAYS[0])))
@@ -243,6 +247,8 @@ class Anchored(Optimizer):
     lstm_hidden   cells of the LSTM behind the step size; 0: the step size is linear in the tensor's inputs
     valid_loss    whether the optimizer sees validation losses (the generalisation gap is an input of the head)
     rate          step of theta = 0, relative to the initial RMS of the layer; the user's knob, if one is wanted
+    grow          whether a layer that starts small is followed: its scale is the larger of its initial RMS and of its
+                  present one, the latter up to that of a usual initialisation, 1 / sqrt(fan in)
     weight_decay  decoupled: w <- w - rate (direction + weight_decay w)
     orthogonal    whether the direction of a matrix also has a learned share of the orthogonal factor of its momentum; a
                   step then costs ten more products of that matrix with itself
@@ -255,6 +261,7 @@ class Anchored(Optimizer):
     lstm_hidden: int = 0
     valid_loss: bool = False
     rate: float = 0.01
+    grow: bool = False
     weight_decay: float = 0.0
     orthogonal: bool = False
     total_steps: int = 0
@@ -312,7 +319,7 @@ class Anchored(Optimizer):
 
     def sizes(self, layout: Layout) -> np.ndarray:
         slots = [self.hidden, self.lstm_hidden, int(self.head), self.total_steps, self.decay_steps]
-        slots.append(int(self.valid_loss))
+        slots += [int(self.valid_loss), int(self.grow)]
         slots += orthogonal_sizes(layout) if self.orthogonal else (0, 0)
         return np.concatenate([np.array(slots, np.int64), nonempty_table(layout)])
 

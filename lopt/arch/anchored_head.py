@@ -14,6 +14,7 @@ FAST, SLOW, VALID = 0.9, 0.99, 0.9  # decays of the loss averages
 COSINE = 0.9  # decay of the averaged cosines
 LOWEST, HIGHEST = -12.0, 5.0  # bounds of the log multiple
 NO_SCALE = 0.1  # where all parameters start at 0
+AS_ZERO = 1e-2  # of the RMS of all parameters or a usual one: below it is as good as 0
 # slots of the loss averages
 FIRST, FAST_MEAN, SLOW_MEAN, SPREAD, VALID_MEAN, N_TRAIN, N_VALID, LOSS_SLOTS = range(8)
 
@@ -126,19 +127,39 @@ def log_multiples(multiples, inputs, gates, hidden, cell, direct, lstm, lstm_bia
 
 
 @kernel
+def usual_scale(table, at):
+    """1 / sqrt(fan in), the RMS of a usual initialisation, of the tensor whose row begins at table[at].
+
+    Its fan in is the product of all axes but the last; 1 of a tensor with fewer than two axes.
+    """
+    rank = min(table[at + 2], 4)
+    return math.sqrt(table[at + 2 + rank] / table[at + 1]) if rank >= 2 else 1.0
+
+
+@kernel
 def initial_scales(scales, params, table, partials):
     """scales (T,) <- RMS of each tensor; one of zeros (a bias) takes that of the tensor before it.
 
-    Zeros at the beginning take the first scale there is; if there is none, all scales are NO_SCALE.
+    As zero counts what is below AS_ZERO of the RMS of all parameters, or of a matrix's usual scale: steps relative to it
+    would move nothing.  Zeros at the beginning take the first scale there is; if there is none, all scales are NO_SCALE.
     """
-    first, last = 0.0, 0.0
+    total, n = 0.0, 0
     for k in range(table[0]):
         offset, size = table[1 + TABLE_COLUMNS * k], table[2 + TABLE_COLUMNS * k]
         clear_partials(partials)
         add_square_partials(params[offset : offset + size], size, partials)
-        mean_square = np.float64(fold_partials(partials)) / size
-        last = math.sqrt(mean_square) if mean_square > 0.0 else last
+        squares = np.float64(fold_partials(partials))
+        total, n = total + squares, n + size
+        if lane() == 0:
+            scales[k] = scales.dtype.type(math.sqrt(squares / size))
+    sync()
+    first, last, typical = 0.0, 0.0, math.sqrt(total / n)
+    for k in range(table[0]):
+        at, own = 1 + TABLE_COLUMNS * k, np.float64(scales[k])
+        usual = usual_scale(table, at) if table[at + 2] >= 2 else 0.0
+        last = own if own > AS_ZERO * max(typical, usual) else last
         first = last if first == 0.0 else first
+        sync()
         if lane() == 0:
             scales[k] = scales.dtype.type(last)
     sync()
@@ -146,3 +167,12 @@ def initial_scales(scales, params, table, partials):
         if scales[k] == 0.0:
             scales[k] = scales.dtype.type(first if first > 0.0 else NO_SCALE)
     sync()
+
+
+@kernel
+def grown_scale(initial, inverse_rms, usual):
+    """Scale of a tensor now: initial RMS, or the present one if it is larger, but then at most the usual one.
+
+    inverse_rms: of the tensor now; 0 where it is 0.
+    """
+    return max(initial, min(1.0 / inverse_rms, usual)) if inverse_rms > 0.0 else initial

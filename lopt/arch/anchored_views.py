@@ -12,8 +12,9 @@ from lopt.lanes import PARTIALS, Returned, kernel, lane, sync
 from lopt.optimizer import TABLE_COLUMNS
 
 # data.sizes: these slots, then the tensor table; data.hyper: rate, weight decay.  HEAD: 1 if step sizes are learned.
+# GROWS: 1 if the scale of a tensor that starts small follows it upwards.
 # MATRIX, SQUARE: elements of the largest matrix and of its smaller side's square, 0 if matrices are not looked at.
-HIDDEN, LSTM, HEAD, TOTAL_STEPS, DECAY_STEPS, SEES_VALID, MATRIX, SQUARE, TABLE = range(9)
+HIDDEN, LSTM, HEAD, TOTAL_STEPS, DECAY_STEPS, SEES_VALID, GROWS, MATRIX, SQUARE, TABLE = range(10)
 RATE, DECAY = range(2)
 
 

@@ -23,9 +23,17 @@ def log_within(x: float, low: float, high: float) -> float:
     return low if x <= 0 else min(max(math.log(x), low), high)
 
 
+def usual(p: np.ndarray) -> float:
+    """1 / sqrt(fan in); 1 without one."""
+    return math.sqrt(p.shape[-1] / p.size) if p.ndim >= 2 else 1.0
+
+
 def scales(params: dict) -> list[float]:
-    """RMS of every tensor; zeros take that of the tensor before, or the first one there is, or 0.1."""
+    """RMS of every tensor; zeros and next to zeros take that of the tensor before, or the first one there is, or 0.1."""
+    every = rms(np.concatenate([p.ravel() for p in params.values()]))
+    least = [0.01 * max(every, usual(p) if p.ndim >= 2 else 0.0) for p in params.values()]
     found = [rms(p) for p in params.values()]
+    found = [s if s > low else 0.0 for s, low in zip(found, least, strict=True)]
     first = next((s for s in found if s > 0), 0.1)
     for k, s in enumerate(found):
         if s == 0:
@@ -136,7 +144,8 @@ class Anchored:
             if opt.orthogonal and w.ndim > 1 and 1 < w.shape[-1] < w.size:
                 share = float(self.theta["direction/orthogonal"][0])
                 direction = direction + share * unit(orthogonal(self.m[k][0]))
-            rate = schedule * as32(opt.rate) * self.scale[k] * math.exp(self.log_multiple(k, w, g))
+            scale = max(self.scale[k], min(rms(w), usual(w))) if opt.grow else self.scale[k]
+            rate = schedule * as32(opt.rate) * scale * math.exp(self.log_multiple(k, w, g))
             moved[k] = w - rate * (unit(direction) + as32(opt.weight_decay) * w)
         self.t += 1
         return moved
