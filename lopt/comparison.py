@@ -15,10 +15,9 @@ A file is gone on with: runs that are in it are not made again, so a new entrant
 """
 
 import dataclasses
-import itertools
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ class SettingList(Section, kw_only=True):
 
 @dataclasses.dataclass(frozen=True)
 class Entrant:
-    """One optimizer of a comparison, ready to run."""
+    """One optimizer of a comparison, ready to run; seeds: of its own, 0 for those of the comparison."""
 
     info: store.EntrantInfo
     opt: Optimizer
@@ -152,15 +151,24 @@ def built_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
     return found, missing
 
 
-def entrants_of(spec: EntrantSpec, config: Runs, folder: Path) -> list[Entrant]:
-    """The trials that a section stands for, in order; one where it is no search.
+def entrants_of(specs: Iterable[EntrantSpec], folder: Path, steps: int) -> list[Entrant]:
+    """The trials that sections stand for, in order; one for each that is no search.
+
+    Args:
+        folder: where files of weights and lists are that sections name.
+        steps: inner steps over which a cosine falls.
 
     Raises:
-        OptimizerError, StoreError, ConfigError: as the optimizers, weights and lists it names.
+        OptimizerError, StoreError, ConfigError: as the optimizers, weights and lists they name.
     """
-    seeds = spec.seeds or config.seeds
-    if spec.weights:
-        return _learned(spec, config, folder, seeds)
+    found = []
+    for spec in specs:
+        found += (_learned if spec.weights else _named)(spec, folder, steps)
+    return found
+
+
+def _named(spec: EntrantSpec, folder: Path, steps: int) -> list[Entrant]:
+    """An optimizer by its name, at one setting or at those of a search."""
     settings, name = [dict(spec.options)], spec.optimizer
     if spec.rates:
         settings = [{**spec.options, "learning_rate": rate} for rate in spec.rates]
@@ -182,8 +190,8 @@ def entrants_of(spec: EntrantSpec, config: Runs, folder: Path) -> list[Entrant]:
         label = f"{family} #{trial}" if search else family
         variant = "tuned" if search else "default"
         info = store.EntrantInfo(label, family, variant, trial, json.dumps(given, sort_keys=True))
-        opt = build_setting(given, config.steps)
-        found.append(Entrant(info, opt, opt.init_theta(), seeds))
+        opt = build_setting(given, steps)
+        found.append(Entrant(info, opt, opt.init_theta(), spec.seeds))
     return found
 
 
@@ -195,13 +203,13 @@ def build_setting(setting: dict[str, Any], steps: int) -> Optimizer:
     return optimizer(setting["optimizer"], **options)
 
 
-def _learned(spec: EntrantSpec, config: Runs, folder: Path, seeds: int) -> list[Entrant]:
+def _learned(spec: EntrantSpec, folder: Path, steps: int) -> list[Entrant]:
     """A learned optimizer, alone or at several rates of its own; the first is what a user gets."""
     file = folder / spec.weights
     weights = store.load_weights(file if file.exists() else spec.weights)
     options = dict(spec.options)
     if spec.cosine:
-        options["total_steps"] = config.steps
+        options["total_steps"] = steps
     found = []
     for trial, rate in enumerate(spec.rates or (None,)):
         given = options if rate is None else {**options, "rate": rate}
@@ -210,7 +218,7 @@ def _learned(spec: EntrantSpec, config: Runs, folder: Path, seeds: int) -> list[
         label = family if rate is None else f"{family} #{trial}"
         text = json.dumps({"digest": weights.digest, **opt.config()}, sort_keys=True)
         info = store.EntrantInfo(label, family, "learned", trial, text)
-        found.append(Entrant(info, opt, weights.theta, seeds))
+        found.append(Entrant(info, opt, weights.theta, spec.seeds))
     return found
 
 
@@ -242,8 +250,7 @@ def compare_on(
         ConfigError, OptimizerError, StoreError: as what the configuration names; StoreError also if the file was made
             with other steps, points, batches.
     """
-    sections = [entrants_of(s, config, folder) for s in config.entrants]
-    entrants = list(itertools.chain.from_iterable(sections))
+    entrants = entrants_of(config.entrants, folder, config.steps)
     labels = [e.info.label for e in entrants]
     if twice := sorted({x for x in labels if labels.count(x) > 1}):
         raise ConfigError(f"entrants: two are called {twice[0]!r}; give one another family")
@@ -254,7 +261,7 @@ def compare_on(
     hand_out = HandOut(comm)
     for number, (name, task) in enumerate(tasks.items(), 1):
         known = _with_task(known, name, task)
-        missing = _missing(known, known.tasks.index(name), entrants)
+        missing = _missing(known, known.tasks.index(name), entrants, config.seeds)
         if not missing:
             continue
         if show and comm.rank == 0:
@@ -316,13 +323,15 @@ def _with_task(known: store.Curves, name: str, task: Task) -> store.Curves:
     )
 
 
-def _missing(known: store.Curves, task: int, entrants: Sequence[Entrant]) -> list[tuple[int, int]]:
+def _missing(
+    known: store.Curves, task: int, entrants: Sequence[Entrant], seeds: int
+) -> list[tuple[int, int]]:
     """(entrant, seed) of the runs of a task that are not there; entrants are numbered as given."""
     places = {e.label: k for k, e in enumerate(known.entrants)}
     found = []
     for j, entrant in enumerate(entrants):
         have = known.runs["seed"][known.rows(task, places[entrant.info.label])]
-        found += [(j, k) for k in range(entrant.seeds) if k not in have]
+        found += [(j, k) for k in range(entrant.seeds or seeds) if k not in have]
     return found
 
 

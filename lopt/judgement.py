@@ -37,6 +37,18 @@ def final_losses(curves: Curves, task: int, family: str, trials: int) -> np.ndar
     return scores.best_of(valid, test, len(picked))
 
 
+def best_losses(curves: Curves, task: int, family: str) -> np.ndarray:
+    """Test losses of a family, by seed; of a search: of the trial with the lowest validation loss.
+
+    Raises:
+        UsageError: a run is missing.
+    """
+    found = final_losses(curves, task, family, len(curves.members(family)))
+    if found is None:
+        raise UsageError(f"no runs of {family!r} on {curves.tasks[task]}, or not of all its trials")
+    return found
+
+
 def final_valid(curves: Curves, rows: np.ndarray) -> np.ndarray:
     """What settings are chosen by: outer-validation loss of runs, mean over the last tenth of the points."""
     last = max(1, curves.steps.size // 10)

@@ -6,7 +6,7 @@ Every line has its own dash pattern and luminance, so the pictures survive a gre
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,41 @@ def new_figure(
     figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+
+
+def new_panels(count: int, columns: int, width: float, height: float, margin: float = 0.0):
+    """An empty Figure of `count` panels, width x height inches each, in rows of at most `columns`, and their axes.
+
+    margin: inches for what stands above and below all of them.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, axes = new_figure(width * columns, height * rows + margin, rows, columns)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return figure, axes.flat[:count]
+
+
+def band(
+    ax: Axes,
+    x: np.ndarray,
+    runs: np.ndarray,
+    style: tuple,
+    width: float = 1.3,
+    label: str | None = None,
+    middle: Callable[..., np.ndarray] = np.median,
+) -> np.ndarray:
+    """Draw runs (n, M) as their middle in a band from the lowest to the highest; returns the middle, (M,)."""
+    colour, dash = style
+    line = middle(runs, axis=0)
+    ax.plot(x, line, color=colour, ls=dash, lw=width, label=label)
+    ax.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.12, lw=0)
+    return line
+
+
+def legend_below(figure: Figure, columns: int, handles: Iterable, labels: Iterable[str]) -> None:
+    """One legend for all panels of a figure."""
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=FONT)  # fmt: skip
 
 
 def smooth(y: np.ndarray, window: int) -> np.ndarray:
@@ -146,18 +181,14 @@ def loss_curves(results: store.EvalReader, task: int) -> Figure:
 
 def curve_grid(results: store.EvalReader, columns: int = 5) -> Figure:
     """The curves of every task side by side, each with scales of its own."""
-    rows = -(-len(results.tasks) // columns)
-    figure, axes = new_figure(2.5 * columns, 2.1 * rows, rows, columns)
-    for i, ax in enumerate(axes.flat):
-        if i >= len(results.tasks):
-            ax.axis("off")
-            continue
+    figure, axes = new_panels(len(results.tasks), columns, 2.5, 2.1)
+    for i, ax in enumerate(axes):
         draw_curves(ax, results, i)
         ax.set_title(results.tasks[i], fontsize=FONT - 2)
         ax.tick_params(which="both", labelsize=FONT - 3)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     entrants = dict(zip((re.sub(r" \(.*", "", t) for t in labels), handles, strict=True))
-    figure.legend(entrants.values(), entrants, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, 4, entrants.values(), entrants)
     figure.suptitle(
         f"Outer-validation loss over {results.steps[-1]} inner steps, {results.seeds} seeds "
         "(band: all seeds)", fontsize=FONT + 1,
@@ -172,14 +203,9 @@ def draw_curves(ax: Axes, results: store.EvalReader, task: int) -> None:
     kinds = dict.fromkeys((r.variant != "learned", r.family, r.variant) for r in results.rows)
     for row in order:  # a kind of entrant looks the same in every picture of a file
         kind = sorted(kinds).index((row.variant != "learned", row.family, row.variant))
-        colour, dash = STYLES[kind % len(STYLES)]
         curves = np.stack([smooth(c, SMOOTHING) for c in results.outer_loss[task, row.entrant]])
         width = 2.2 if row.variant == "learned" else 1.3
-        middle = np.median(curves, axis=0)
-        ax.plot(results.steps, middle, color=colour, ls=dash, lw=width, label=label(row))
-        ax.fill_between(
-            results.steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0
-        )
+        band(ax, results.steps, curves, STYLES[kind % len(STYLES)], width, label(row))
     top = float(np.median(results.outer_loss[task, :, :, 0]))
     shown = results.outer_loss[task, [r.entrant for r in order]]
     if (shown > 0).all():

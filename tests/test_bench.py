@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lopt.bench import cpu, es, line, load, noise, page, run_suite, save
+from lopt.bench import cpu, es, launcher, line, load, noise, page, run_suite, save
 from lopt.bench.measure import Figure, Measured, Row
 from lopt.errors import UsageError
 from lopt.layout import Layout
@@ -105,6 +105,11 @@ def test_pages_have_the_rows_of_today(name, rows):
     text = (Path(__file__).parent.parent / "docs" / name).read_text()
     missing = [row.name for row in rows if f"| {row.name} |" not in text]
     assert missing == [], f"write docs/{name} anew: python -m lopt.bench.page"
+
+
+def test_a_command_for_ranks_begins_with_mpirun(monkeypatch):
+    monkeypatch.setenv("LOPT_MPIRUN", "/own/mpirun")
+    assert (launcher(1), launcher(3)) == ([], ["/own/mpirun", "-n", "3"])
 
 
 def test_an_unknown_suite_is_refused():

@@ -17,9 +17,9 @@ from lopt import rng, scores, store
 from lopt.card import write_scores
 from lopt.cli import main
 from lopt.comm import SerialComm
-from lopt.comparison import ComparisonConfig, EntrantSpec, built_tasks, compare, entrants_of
+from lopt.comparison import EntrantSpec, built_tasks, compare, entrants_of
 from lopt.errors import ConfigError, StoreError, TaskError, UsageError
-from lopt.judgement import final_losses, judge, speed_ups
+from lopt.judgement import best_losses, final_losses, judge, speed_ups
 from lopt.optlist import greedy_order, learn_list, normalised
 from lopt.search_spaces import SPACES, random_setting
 from lopt.store.weights import SHIPPED
@@ -193,9 +193,8 @@ def test_two_entrants_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_cosine_falls_over_the_steps_of_the_comparison() -> None:
-    config = ComparisonConfig(tasks="", entrants=(), steps=300)
     spec = EntrantSpec(optimizer="adam", cosine=True, rates=(0.1, 0.01))
-    found = entrants_of(spec, config, Path())
+    found = entrants_of([spec], Path(), steps=300)
     assert [(e.opt.learning_rate, e.opt.total_steps) for e in found] == [(0.1, 300), (0.01, 300)]
     assert [(e.info.family, e.info.variant, e.info.trial) for e in found] == [
         ("cosine adam", "tuned", 0), ("cosine adam", "tuned", 1),
@@ -208,7 +207,7 @@ def test_a_learned_optimizer_may_bring_rates_of_its_own(tmp_path: Path) -> None:
     theta = opt.init_theta(5)
     store.save_weights(tmp_path / "w.h5", opt, theta, {})
     spec = EntrantSpec(weights="w.h5", rates=(0.01, 0.03), seeds=3)
-    found = entrants_of(spec, ComparisonConfig(tasks="", entrants=(), steps=50), tmp_path)
+    found = entrants_of([spec], tmp_path, steps=50)
     assert [e.opt for e in found] == [
         lopt.optimizer("anchored", hidden=2, rate=r) for r in (0.01, 0.03)
     ]
@@ -231,7 +230,7 @@ def test_random_settings_are_addressed_and_can_be_built(name: str) -> None:
     error = np.mean(logs) - 0.5 * math.log(high * low)
     assert abs(error) < 5 * width / math.sqrt(12 * 200)
     spec = EntrantSpec(optimizer=name, random=200)
-    assert len(entrants_of(spec, ComparisonConfig(tasks="", entrants=(), steps=50), Path())) == 200
+    assert len(entrants_of([spec], Path(), steps=50)) == 200
 
 
 # What curves say
@@ -285,7 +284,10 @@ def test_settings_are_chosen_by_the_last_tenth_of_their_curves() -> None:
     runs = c.runs | {"entrant": np.array([0, 1]), "valid": valid, "test": np.array([3.0, 4.0])}
     both = dataclasses.replace(c, entrants=tuple(infos), steps=np.arange(20), runs=runs)
     assert final_losses(both, 0, "r", 1).tolist() == [3.0]
-    assert final_losses(both, 0, "r", 2).tolist() == [4.0]
+    assert final_losses(both, 0, "r", 2).tolist() == best_losses(both, 0, "r").tolist() == [4.0]
+    lacking = dataclasses.replace(both, tasks=("t0", "t1"))
+    with pytest.raises(UsageError, match="no runs of 'r' on t1"):
+        best_losses(lacking, 1, "r")
 
 
 def test_who_is_not_in_the_file_is_not_judged() -> None:
@@ -436,12 +438,11 @@ def test_a_list_can_be_run(folder: Path, tmp_path: Path) -> None:
     listed = tomllib.loads(out.read_text())
     assert listed["origin"]["tasks"] == 2 and listed["origin"]["steps"] == 20
     assert [s["learning_rate"] for s in listed["settings"]] == [0.1, 0.001]
-    config = ComparisonConfig(tasks="", entrants=(), steps=20, points=10)
-    found = entrants_of(EntrantSpec(list="list.toml", trials=1), config, tmp_path)
+    found = entrants_of([EntrantSpec(list="list.toml", trials=1)], tmp_path, steps=20)
     assert [(e.info.variant, e.opt) for e in found] == [
         ("tuned", lopt.optimizer("adam", learning_rate=0.1))
     ]
     with pytest.raises(ConfigError, match=r"asks for 3 trials, list\.toml has 2"):
-        entrants_of(EntrantSpec(list="list.toml", trials=3), config, tmp_path)
+        entrants_of([EntrantSpec(list="list.toml", trials=3)], tmp_path, steps=20)
     with pytest.raises(StoreError, match="exists already"):
         learn_list(folder / "out.h5", "rates", 2, out)

@@ -168,6 +168,30 @@ def test_moving_mean_keeps_lines_straight_up_to_the_ends() -> None:
     np.testing.assert_allclose(plots.smooth(np.array([0.0, 3.0, 0.0]), 3), [0.0, 1.0, 0.0])
 
 
+def test_a_band_encloses_all_runs() -> None:
+    """The line is the middle, the band reaches from the lowest to the highest run at every point."""
+    figure, axes = plots.new_figure()
+    x, runs = np.arange(3.0), np.array([[1.0, 5.0, 2.0], [2.0, 1.0, 9.0], [6.0, 3.0, 4.0]])
+    for k, (middle, line) in enumerate(((np.median, [2, 3, 4]), (np.mean, [3, 3, 5]))):
+        found = plots.band(axes[0, 0], x, runs, plots.STYLES[k], label="runs", middle=middle)
+        np.testing.assert_allclose(found, line)
+        np.testing.assert_allclose(axes[0, 0].lines[k].get_ydata(), line)
+        corners = axes[0, 0].collections[k].get_paths()[0].vertices
+        for place, low, high in zip(x, runs.min(axis=0), runs.max(axis=0), strict=True):
+            assert set(corners[corners[:, 0] == place, 1]) == {low, high}
+    plots.legend_below(figure, 2, *axes[0, 0].get_legend_handles_labels())
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["runs", "runs"]
+
+
+@pytest.mark.parametrize(("count", "shape"), [(2, (1, 2)), (3, (1, 3)), (7, (3, 3))])
+def test_panels_fill_rows(count: int, shape: tuple[int, int]) -> None:
+    figure, panels = plots.new_panels(count, 3, 2.0, 1.5, margin=0.5)
+    rows, columns = shape
+    np.testing.assert_allclose(figure.get_size_inches(), [2.0 * columns, 1.5 * rows + 0.5])
+    assert [ax.axison for ax in figure.axes] == [k < count for k in range(rows * columns)]
+    assert list(panels) == figure.axes[:count]
+
+
 def test_styles_differ_in_greyscale() -> None:
     """Neighbouring lines differ in dash pattern always and the palette spans dark to light."""
     assert len({str(dash) for _, dash in plots.STYLES}) == len(plots.STYLES)

@@ -80,17 +80,21 @@ def test_interval_of_a_median(folder_module):
     assert abs(held - 0.959) < 5 * np.sqrt(0.959 * 0.041 / 2000)
 
 
-def test_verdict(folder_module, tmp_path):
+def test_quality_missed(folder_module, tmp_path):
     """A median above its bound is reported, and only in a run of the expected size."""
     best = np.ones((1, 2, 20, 3))
     best[0, 0] = 3.0
     with h5py.File(tmp_path / "d10.h5", "w") as file:
         file["best"], file["evaluations"] = best, [10, 20, 50]
         file.attrs.update({"functions": ["sphere"], "searches": ["a", "b"], "dimensions": 10})
-    verdict = folder_module("05_es_quality", "table").verdict
-    for factor, evaluations, code in ((2.0, 50, 1), (4.0, 50, 0), (2.0, 51, 0)):
+    missed = folder_module("05_es_quality", "table").missed
+    for factor, evaluations, said in (
+        (2.0, 50, ["10 dimensions, sphere: a 3, b 1"]),
+        (4.0, 50, []),
+        (2.0, 51, []),
+    ):
         bounds = {"evaluations": evaluations, "at_most": [["a", "b", "sphere", factor]]}
-        assert verdict(tmp_path, {"seeds": 20, "10": bounds}) == code
+        assert missed(tmp_path, {"seeds": 20, "10": bounds}) == said
 
 
 def test_evaluation(tmp_path):
@@ -231,7 +235,7 @@ def test_false_validation(tmp_path, folder_module):
     assert (tmp_path / "responses.png").stat().st_size > 10_000
     module = folder_module("13_false_validation", "run")
     config = read(tiny, module.Config)
-    entrant = entrants_of(config.entrants[2], config, tiny.parent)[0]
+    entrant = entrants_of(config.entrants, tiny.parent, config.steps)[2]
     task = parse_task(config.task)
     trace = lopt.rollout(task, entrant.opt, entrant.theta, steps=config.steps, seed=0)
     honest = module.train(task, entrant, config, 1.0, 0)
@@ -296,7 +300,7 @@ def test_the_evaluation_is_held_out():
 @pytest.mark.parametrize("name", ["config", "real", "long", "validate", "tiny", "optlist_curves"])
 def test_comparisons_can_be_built(name):
     config = read(EVALUATION / f"{name}.toml", ComparisonConfig)
-    found = [e for spec in config.entrants for e in entrants_of(spec, config, EVALUATION)]
+    found = entrants_of(config.entrants, EVALUATION, config.steps)
     labels = [e.info.label for e in found]
     assert len(set(labels)) == len(labels)
     if name != "real":  # whose data need not be installed

@@ -1,12 +1,11 @@
 """Experiments on truncation lengths and on residual networks, at tiny size; and what their numbers rest on."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import data_files
-from helpers.programs import EXPERIMENTS, run
+from helpers.programs import EXPERIMENTS, contents, run
 from msgspec.structs import replace
 
 from lopt import data, store
@@ -20,11 +19,6 @@ TRUE_BALANCE = 35.72  # of a step of influence balancing at theta = 0.5, T = 100
 def rows(out: str) -> list[list[str]]:
     """Cells of all printed tables."""
     return [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All HDF5 files below a folder."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*.h5")}
 
 
 def test_truncation(tmp_path):
@@ -160,6 +154,6 @@ def test_resnets_can_be_built(tmp_path, folder_module, name):
     ]
     layers = [sum(len(b.chain) for b in t.blocks) + 1 for t, _ in tasks]
     assert layers == [14, 35]
-    found = [e for s in config.entrants for e in entrants_of(s, config.networks[0], RESNET)]
+    found = entrants_of(config.entrants, RESNET, config.networks[0].steps)
     assert len({e.info.label for e in found}) == len(found) == 18
     assert found[1].opt.total_steps == config.networks[0].steps

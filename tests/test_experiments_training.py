@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.programs import EXPERIMENTS, run
+from helpers.programs import EXPERIMENTS, contents, run
 from helpers.replay import Replay, busy_theta, normals
 
 import lopt
@@ -24,11 +24,6 @@ def column(folder: Path, name: str) -> np.ndarray:
     """A column of a run."""
     with store.RunReader(folder / "run.h5") as log:
         return log[name]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All HDF5 files below a folder."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*.h5")}
 
 
 def test_architectures(tmp_path):

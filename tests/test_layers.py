@@ -23,7 +23,7 @@ LAYERS = {
     "store": 6,
     "meta": 7, "train": 7, "evaluate": 7, "plots": 7, "cluster_model": 7, "verify": 7, "task_times": 7,
     "comparison": 7, "judgement": 7, "card": 7, "optlist": 7, "search_files": 7, "bench": 7, "sweep": 7,
-    "cli": 8, "gpu_check": 8, "__main__": 9, "__init__": 9,
+    "cli": 8, "gpu_check": 8, "experiment": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MAY_IMPORT = {
     "mpi4py": {"comm"},

@@ -3,15 +3,14 @@
 python experiments/01_digits/run.py --out runs/01_digits [--seeds 3] [--ranks 2]
 """
 
-import argparse
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 
-from lopt.bench import mpirun
+from lopt.bench import launcher
+from lopt.experiment import command_line, toml, verdict
 from lopt.store import RunReader
 
 HERE = Path(__file__).parent
@@ -20,8 +19,7 @@ EDGE = 5  # outer steps averaged at the start; at the end, ten times as many
 
 def main() -> int:
     """Runs, then a table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=2)
     args = parser.parse_args()
@@ -34,7 +32,7 @@ def main() -> int:
 
 def train(out: Path, seed: int, ranks: int) -> None:
     """One meta-training run."""
-    command = [mpirun(), "-n", str(ranks), sys.executable, "-m", "lopt", "train"]
+    command = [*launcher(ranks), sys.executable, "-m", "lopt", "train"]
     command += ["--config", str(HERE / "config.toml"), "--out", str(out)]
     subprocess.run([*command, "--set", f"train.seed={seed}"], check=True)
 
@@ -52,10 +50,12 @@ def report(paths: list[Path]) -> int:
     for name, values in (("start", first), ("end", last)):
         print(f"{name}: mean {np.mean(values):.3f}, {min(values):.3f} to {max(values):.3f}")
     print(f"the lowest start is {ratio:.1f} times the highest end ({len(paths)} seeds)")
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
-    met = max(last) <= expected["end_at_most"] and ratio >= expected["start_over_end"]
-    print("as expected" if met else f"NOT as expected: {expected}")
-    return 0 if met else 1
+    expected, missed = toml(HERE / "expected.toml"), []
+    if not max(last) <= expected["end_at_most"]:
+        missed.append(f"highest end above {expected['end_at_most']}")
+    if not ratio >= expected["start_over_end"]:
+        missed.append(f"lowest start below {expected['start_over_end']} times that")
+    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 python experiments/02_task_set/run.py --out runs/task_set [--ranks 2] [--steps 1000]
 """
 
-import argparse
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 
-from lopt.bench import mpirun
+from lopt.bench import launcher
+from lopt.experiment import command_line, toml
 from lopt.plots import draw_all
 from lopt.store import EvalReader
 
@@ -20,16 +19,14 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Evaluation, figure, and a line per task; the exit code says whether every curve falls."""
-    config = tomllib.loads((HERE / "config.toml").read_text())
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    config, parser = toml(HERE / "config.toml"), command_line(__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=config["steps"])
     args = parser.parse_args()
     path = args.out / "eval.h5"
     if not path.exists():
         args.out.mkdir(parents=True, exist_ok=True)
-        command = [mpirun(), "-n", str(args.ranks), sys.executable, "-m", "lopt", "eval"]
+        command = [*launcher(args.ranks), sys.executable, "-m", "lopt", "eval"]
         command += ["--tasks", ";".join(config["tasks"]), "--steps", str(args.steps)]
         command += ["--seeds", str(config["seeds"]), "--baselines", config["baselines"]]
         subprocess.run([*command, "--rates", config["rates"], "--out", str(path)], check=True)

@@ -3,7 +3,6 @@
 python experiments/03_black_box/plot.py runs/black_box
 """
 
-import argparse
 from pathlib import Path
 
 import h5py
@@ -13,6 +12,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.patheffects import Normal, Stroke
 
+from lopt.experiment import path_argument
 from lopt.plots import FONT, STYLES, new_figure
 from lopt.store import SearchReader
 
@@ -33,9 +33,7 @@ TRAIL = {  # of the centre: seen on light and on dark terraces, in colour and wi
 
 def main() -> None:
     """Draw what is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    folder = path_argument(__doc__, "folder")
     losses(folder)
     if (folder / "landscape" / "seed0" / "path.h5").exists():
         descent(folder)

@@ -6,7 +6,6 @@ mpirun -n 2 python experiments/03_black_box/run.py --out runs/black_box        #
 
 import argparse
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from landscape import Landscape
 
 import lopt
 from lopt.comm import Comm, aborting, get_comm
+from lopt.experiment import command_line, toml
 from lopt.lanes import pin_blas_threads
 from lopt.store import SearchReader
 
@@ -33,9 +33,7 @@ def problem(name: str, options: dict[str, Any]) -> Any:
 
 def main() -> int:
     """Searches that are not there yet, then a table; the exit code says whether expected.toml was met."""
-    config = tomllib.loads((HERE / "config.toml").read_text())
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    config, parser = toml(HERE / "config.toml"), command_line(__doc__)
     parser.add_argument("--only", choices=config)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
@@ -86,7 +84,7 @@ def points(centres: np.ndarray, seed: int, options: dict[str, Any]) -> np.ndarra
 
 def report(names: list[str], config: dict[str, Any], args: argparse.Namespace) -> int:
     """Print the losses of the answers on unseen cases, and the verdict."""
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     met = True
     for name in names:
         made, losses = problem(name, config[name]["problem"]), []

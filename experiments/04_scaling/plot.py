@@ -3,26 +3,23 @@
 python experiments/04_scaling/plot.py runs/scaling
 """
 
-import argparse
 import json
-import tomllib
 from pathlib import Path
 
 import h5py
 import numpy as np
 from matplotlib.axes import Axes
 
+from lopt.experiment import path_argument, toml
 from lopt.plots import FONT, STYLES, new_figure
 
-CONFIG = tomllib.loads((Path(__file__).parent / "config.toml").read_text())
+CONFIG = toml(Path(__file__).parent / "config.toml")
 PAIRS_PER_RANK = CONFIG["cluster"]["pairs_per_rank"]
 
 
 def main() -> None:
     """Six panels, one file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    folder = path_argument(__doc__, "folder")
     figure, axes = new_figure(12.5, 7.4, 2, 3)
     with h5py.File(folder / "scaling.h5") as file:
         for draw, ax in zip(

@@ -3,7 +3,6 @@
 python experiments/04_scaling/run.py --out runs/scaling
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 from workloads import CONFIG, NAMES, Done, costs_of, settings
 
 from lopt import store
-from lopt.bench import mpirun
+from lopt.bench import launcher
 from lopt.bench.page import filled
 from lopt.cluster_model import (
     HAND_OUTS,
@@ -36,6 +34,7 @@ from lopt.cluster_model import (
     outer_step,
     with_failures,
 )
+from lopt.experiment import command_line, toml
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "scaling.md"
@@ -46,8 +45,7 @@ DRAWS = 5  # steps with other pairs, averaged in predictions
 
 def main() -> int:
     """Everything into scaling.h5, a table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = command_line(__doc__)
     parser.add_argument("--docs", action="store_true", help="write the table of docs/scaling.md")
     args = parser.parse_args()
     path = args.out / "scaling.h5"
@@ -69,9 +67,8 @@ def main() -> int:
 
 def launch(ranks: int, *what: str) -> Any:
     """What a real run printed."""
-    start = [mpirun(), "-n", str(ranks)] if ranks > 1 else []
-    program = [sys.executable, str(HERE / "workloads.py"), *what]
-    done = subprocess.run([*start, *program], check=True, capture_output=True, text=True)
+    program = [*launcher(ranks), sys.executable, str(HERE / "workloads.py"), *what]
+    done = subprocess.run(program, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
@@ -275,7 +272,7 @@ def table(file: h5py.File) -> str:
 
 def report(file: h5py.File) -> int:
     """Print what was predicted, measured and expected."""
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     met = []
 
     def verdict(text: str, good: bool) -> None:

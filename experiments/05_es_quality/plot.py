@@ -3,21 +3,19 @@
 python experiments/05_es_quality/plot.py runs/es_quality
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from functions import SOLVED
 from table import interval, results
 
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.experiment import path_argument
+from lopt.plots import FONT, STYLES, legend_below, new_figure
 
 
 def main() -> None:
     """Draw what is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    draw(parser.parse_args().folder)
+    draw(path_argument(__doc__, "folder"))
 
 
 def draw(folder: Path) -> None:
@@ -42,8 +40,7 @@ def draw(folder: Path) -> None:
     title = "Lowest value so far: median of the seeds, band: 95 % interval of the median; below 1e-10: solved"
     figure.suptitle(title, fontsize=FONT + 1)
     handles = {t.get_label(): t for row in axes for ax in row for t in ax.lines}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5,
-                  frameon=False, fontsize=FONT)  # fmt: skip
+    legend_below(figure, 5, handles.values(), handles)
     figure.savefig(folder / "quality.png")
 
 

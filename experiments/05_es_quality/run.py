@@ -5,11 +5,9 @@ mpirun -n 2 python experiments/05_es_quality/run.py --out runs/es_quality       
 python experiments/05_es_quality/run.py --out runs/tiny --dimensions 10 --seeds 2 --evaluations 300
 """
 
-import argparse
 import itertools
 import shutil
 import sys
-import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,11 @@ import numpy as np
 from functions import FUNCTIONS, Record
 from plot import draw
 from searches import RUNS, installed
-from table import INTRODUCTION, markdown, verdict
+from table import INTRODUCTION, markdown, missed
 
 from lopt import rng
 from lopt.comm import Comm, aborting, get_comm
+from lopt.experiment import command_line, toml, verdict
 from lopt.lanes import pin_blas_threads
 
 HERE = Path(__file__).parent
@@ -32,9 +31,7 @@ MARKS = 30  # numbers of evaluations at which the lowest value is kept
 
 def main() -> int:
     """Dimensions that are not there yet, the table, the picture; the exit code says whether expected.toml was met."""
-    config = tomllib.loads((HERE / "config.toml").read_text())
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    config, parser = toml(HERE / "config.toml"), command_line(__doc__)
     parser.add_argument("--dimensions", nargs="*", choices=config["evaluations"])
     parser.add_argument("--seeds", type=int, default=config["seeds"])
     parser.add_argument("--evaluations", type=int, help="instead of those of config.toml")
@@ -52,11 +49,11 @@ def main() -> int:
         return 0
     draw(args.out)
     text = markdown(args.out)
-    print(text)
+    print(f"{text}\n")
     if args.docs:
         (DOCS / "es_quality.md").write_text(INTRODUCTION + text + "\n")
         shutil.copy(args.out / "quality.png", DOCS / "es_quality.png")
-    return verdict(args.out, tomllib.loads((HERE / "expected.toml").read_text()))
+    return verdict(missed(args.out, toml(HERE / "expected.toml")))
 
 
 def measure(

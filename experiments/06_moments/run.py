@@ -4,10 +4,8 @@ python experiments/06_moments/run.py --out runs/moments
 python experiments/06_moments/run.py --out runs/moments --docs      # writes docs/moments.md and its picture
 """
 
-import argparse
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,8 @@ import h5py
 import numpy as np
 from plot import draw
 from table import markdown
+
+from lopt.experiment import command_line, toml, verdict
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -46,9 +46,7 @@ class Row(NamedTuple):
 
 def main() -> int:
     """Measure what is not there yet, then the table and the picture; 1 if a formula is wrong."""
-    config = tomllib.loads((HERE / "config.toml").read_text())
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    config, parser = toml(HERE / "config.toml"), command_line(__doc__)
     parser.add_argument("--samples", type=int, default=config["samples"])
     parser.add_argument("--docs", action="store_true")
     args = parser.parse_args()
@@ -62,8 +60,7 @@ def main() -> int:
     if args.docs:
         (ROOT / "docs" / "moments.md").write_text(text)
         shutil.copy(args.out / "moments.png", ROOT / "docs" / "moments.png")
-    print(f"NOT as expected: {', '.join(wrong)}" if wrong else "all formulas as expected")
-    return 1 if wrong else 0
+    return verdict(wrong)
 
 
 def measured(case: Case, n: int) -> Row:

@@ -3,14 +3,14 @@
 python experiments/08_evaluation/plot.py runs/evaluation/config.h5
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from lopt.experiment import path_argument
 from lopt.judgement import duel, median_curve, speed_ups
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.plots import FONT, STYLES, band, legend_below, new_figure, new_panels
 from lopt.store import Curves, read_curves
 from lopt.sweep import folder_name
 
@@ -20,9 +20,7 @@ FAR = 1e3  # times the lowest loss of a panel: what is above leaves the picture
 
 def main() -> None:
     """Draw what a file holds, beside it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("curves", type=Path)
-    path = parser.parse_args().curves
+    path = path_argument(__doc__, "curves")
     curves = read_curves(path)
     (draw_long if path.stem == "long" else draw)(curves, path.parent)
 
@@ -63,12 +61,8 @@ def chosen(curves: Curves, task: int) -> dict[str, int]:
 def panels(curves: Curves) -> tuple:
     """A panel for the first task of every family of tasks; (figure, [(axes, task)])."""
     tasks = [curves.families.index(f) for f in dict.fromkeys(curves.families)]
-    columns = min(COLUMNS, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure, axes = new_figure(2.9 * columns, 2.3 * rows + 0.9, rows, columns)
-    for ax in axes.flat[len(tasks) :]:
-        ax.axis("off")
-    pairs = list(zip(axes.flat, tasks, strict=False))
+    figure, axes = new_panels(len(tasks), COLUMNS, 2.9, 2.3, margin=0.9)
+    pairs = list(zip(axes, tasks, strict=True))
     for ax, task in pairs:
         ax.set_title(curves.families[task], fontsize=FONT)
         ax.tick_params(which="both", labelsize=FONT - 2)
@@ -94,13 +88,9 @@ def loss_curves(curves: Curves):
     figure, pairs = panels(curves)
     for ax, task in pairs:
         shown = []
-        for (_, entrant), (colour, dash) in zip(chosen(curves, task).items(), STYLES, strict=False):
+        for entrant, style in zip(chosen(curves, task).values(), STYLES, strict=False):
             runs = curves.runs["valid"][curves.rows(task, entrant)]
-            shown.append(np.median(runs, axis=0))
-            ax.plot(curves.steps, shown[-1], color=colour, ls=dash, lw=1.3)
-            ax.fill_between(
-                curves.steps, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.12, lw=0
-            )
+            shown.append(band(ax, curves.steps, runs, style))
         scale(ax, curves, task, shown)
     seeds = curves.runs["seed"].max() + 1
     figure.suptitle(
@@ -139,14 +129,7 @@ def legend(figure, curves: Curves) -> None:
     lines = [ax.lines for ax in figure.axes if ax.lines]
     names = list(chosen(curves, 0))
     step = len(lines[0]) // len(names)
-    figure.legend(
-        lines[0][step - 1 :: step],
-        names,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=FONT,
-    )
+    legend_below(figure, 4, lines[0][step - 1 :: step], names)
 
 
 def wins(curves: Curves, learned: str):

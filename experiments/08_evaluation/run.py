@@ -6,18 +6,17 @@ python experiments/08_evaluation/run.py --out runs/tiny --configs tiny
 Killed and started again it goes on where it was; an entrant added to config.toml costs its own runs only.
 """
 
-import argparse
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from plot import draw, draw_long
 
 from lopt import store
-from lopt.bench import mpirun
+from lopt.bench import launcher
 from lopt.card import scores_text
+from lopt.experiment import command_line, toml, verdict
 from lopt.judgement import judge
 from lopt.sweep import folder_name
 
@@ -26,13 +25,12 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Curves, pictures, a page of scores for each learned optimizer; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = command_line(__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--configs", nargs="+", default=["config", "long"])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     judged, missed = 0, []
     for name in args.configs:
         config = HERE / f"{name}.toml" if "/" not in name else Path(name)
@@ -45,23 +43,21 @@ def main() -> int:
             (args.out / f"{config.stem}_{folder_name(learned)}.md").write_text(
                 scores_text(found) + "\n"
             )
-            missed += verdict(learned, found, expected.get(config.stem, {}))
+            missed += not_reached(learned, found, expected.get(config.stem, {}))
             judged += 1
     if judged == 0:
         print("no weights among the entrants: nothing to judge, pictures show the baselines")
-    else:
-        print("NOT as expected:\n" + "\n".join(missed) if missed else "as expected")
-    return 1 if missed else 0
+        return 0
+    return verdict(missed)
 
 
 def compare(config: Path, out: Path, ranks: int) -> None:
     """`lopt eval --config`, under mpirun if there are several ranks."""
-    launcher = [mpirun(), "-n", str(ranks)] if ranks > 1 else []
-    command = [*launcher, sys.executable, "-m", "lopt", "eval", "--config", str(config)]
+    command = [*launcher(ranks), sys.executable, "-m", "lopt", "eval", "--config", str(config)]
     subprocess.run([*command, "--out", str(out)], check=True)
 
 
-def verdict(name: str, found: dict[str, Any], expected: dict[str, float]) -> list[str]:
+def not_reached(name: str, found: dict[str, Any], expected: dict[str, float]) -> list[str]:
     """Print what was reached beside what was asked; the lines of what was not."""
     missed = []
     for key, bound in expected.items():

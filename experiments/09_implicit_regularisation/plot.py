@@ -3,20 +3,18 @@
 python experiments/09_implicit_regularisation/plot.py runs/implicit
 """
 
-import argparse
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from lopt.experiment import path_argument
 from lopt.plots import FONT, new_figure
 
 
 def main() -> None:
     """Draw what a folder holds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    draw(parser.parse_args().folder)
+    draw(path_argument(__doc__, "folder"))
 
 
 def draw(folder: Path) -> None:

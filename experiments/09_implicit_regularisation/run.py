@@ -3,17 +3,16 @@
 python experiments/09_implicit_regularisation/run.py --out runs/implicit
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 
 import h5py
 import numpy as np
 from plot import draw
 
-from lopt.comparison import Entrant, EntrantSpec, entrants_of, read
+from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 
 HERE = Path(__file__).parent
 
@@ -28,18 +27,12 @@ class Config(Section, kw_only=True):
     every: int
     valid_every: int
     entrants: tuple[EntrantSpec, ...]
-    seeds: int = 1
 
 
 def main() -> int:
     """Trajectories, picture, a line per optimizer; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config = read(args.config, Config)
-    args.out.mkdir(parents=True, exist_ok=True)
-    entrants = [e for s in config.entrants for e in entrants_of(s, config, args.config.parent)]
+    args, config = begin(command_line(__doc__), HERE, Config)
+    entrants = entrants_of(config.entrants, args.config.parent, config.steps)
     side = np.linspace(config.low, config.high, config.per_side)
     starts = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
     points = [[trajectory(e, start, config) for start in starts] for e in entrants]
@@ -69,7 +62,7 @@ def trajectory(entrant: Entrant, start: np.ndarray, config: Config) -> np.ndarra
 
 def report(path: Path) -> int:
     """What became of x + y and of x - y; the verdict."""
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     missed = []
     with h5py.File(path) as file:
         names, points, steps = file.attrs["entrants"], file["points"][()], int(file["steps"][-1])
@@ -88,8 +81,7 @@ def report(path: Path) -> int:
             error = np.abs(total[:, -1] - known).max()
             if not error <= expected["error_at_most"]["sum"]:
                 missed.append(f"{name}: x + y is off by {error:.2g}")
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

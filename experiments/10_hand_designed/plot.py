@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lopt.plots import FONT, new_figure
+from lopt.plots import FONT, new_panels
 
 COLUMNS = 4
 
@@ -16,14 +16,10 @@ def draw(losses: dict[str, np.ndarray], config, path: Path) -> None:
         if not np.isnan(values).all():
             shown.setdefault(values.tobytes(), name)
     (reference, base), *others = [(name, losses[name]) for name in shown.values()]
-    columns = min(COLUMNS, len(others))
-    rows = -(-len(others) // columns)
-    figure, axes = new_figure(2.9 * columns, 1.7 * rows + 0.7, rows, columns)
+    figure, axes = new_panels(len(others), COLUMNS, 2.9, 1.7, margin=0.7)
     edge = -np.log10(config.resolution)
     bins = np.linspace(-edge, edge, config.bins + 1)
-    for ax in axes.flat[len(others) :]:
-        ax.axis("off")
-    for ax, (name, values) in zip(axes.flat, others, strict=False):
+    for ax, (name, values) in zip(axes, others, strict=True):
         both = ~np.isnan(values) & ~np.isnan(base)
         ratio = np.log10((values[both] + config.resolution) / (base[both] + config.resolution))
         ax.hist(ratio, bins, color="#9ec4dd", edgecolor="black", lw=0.5)

@@ -3,16 +3,14 @@
 python experiments/10_hand_designed/run.py runs/evaluation/config.h5 --out runs/hand_designed
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 from plot import draw
 from table import Config, markdown, normalised
 
-from lopt.comparison import read
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.store import read_curves
 
 HERE = Path(__file__).parent
@@ -20,22 +18,19 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """table.md and histogram.png; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("curves", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    config, curves = read(HERE / "config.toml", Config), read_curves(args.curves)
-    losses = normalised(curves, config.trials)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, config = begin(parser, HERE, Config)
+    losses = normalised(read_curves(args.curves), config.trials)
     (args.out / "table.md").write_text(markdown(losses) + "\n")
     draw(losses, config, args.out / "histogram.png")
     print(markdown(losses))
-    return verdict(losses)
+    return report(losses)
 
 
-def verdict(losses: dict[str, np.ndarray]) -> int:
-    """Pairs of expected.toml that are in the table the other way round."""
-    pairs = tomllib.loads((HERE / "expected.toml").read_text())["lower"]
+def report(losses: dict[str, np.ndarray]) -> int:
+    """The verdict: pairs of expected.toml that are in the table are that way round."""
+    pairs = toml(HERE / "expected.toml")["lower"]
     known = [(a, b) for a, b in pairs if a in losses and b in losses]
     missed = [
         f"{a} is not below {b}"
@@ -43,8 +38,7 @@ def verdict(losses: dict[str, np.ndarray]) -> int:
         if not np.nanmean(losses[a]) < np.nanmean(losses[b])
     ]
     print(f"{len(known)} of {len(pairs)} expected pairs are in the table")
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

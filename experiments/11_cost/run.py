@@ -3,12 +3,10 @@
 python experiments/11_cost/run.py --out runs/cost
 """
 
-import argparse
 import math
 import statistics
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import h5py
@@ -16,8 +14,9 @@ import numpy as np
 from plot import draw
 
 from lopt import rng
-from lopt.comparison import Entrant, EntrantSpec, entrants_of, read
+from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.lanes import pin_blas_threads
 from lopt.layout import Layout
 from lopt.optimizer import OPTIMIZERS
@@ -32,21 +31,14 @@ class Config(Section, kw_only=True):
     repeats: int
     at_least: float
     entrants: tuple[EntrantSpec, ...] = ()
-    seeds: int = 1
-    steps: int = 1
 
 
 def main() -> int:
     """Measurements, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config = read(args.config, Config)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, config = begin(command_line(__doc__), HERE, Config)
     pin_blas_threads()
     specs = [*(EntrantSpec(optimizer=name) for name in OPTIMIZERS), *config.entrants]
-    entrants = [e for s in specs for e in entrants_of(s, config, args.config.parent)]
+    entrants = entrants_of(specs, args.config.parent, steps=1)  # where a cosine ends costs nothing
     layouts = [matrix(n) for n in config.parameters]
     with h5py.File(args.out / "cost.h5", "w") as file:
         file.attrs["entrants"] = [e.info.label for e in entrants]
@@ -101,7 +93,7 @@ def report(path: Path) -> int:
         print(
             f"| {name} | {us:.1f} | {ns:.2f} | {stored[name]:.2f} | {scratch[k, -1] / n[-1]:.2f} |"
         )
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     missed = [
         f"{name}: {stored[name]:.2f} bytes of state per parameter, not {known}"
         for name, known in expected["state_bytes"].items()
@@ -112,8 +104,7 @@ def report(path: Path) -> int:
         for name, times in expected["at_least_adam"].items()
         if stored[name] < times * stored["adam"]
     ]
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

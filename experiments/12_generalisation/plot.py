@@ -3,8 +3,6 @@
 python experiments/12_generalisation/plot.py runs/generalisation/config.h5
 """
 
-import argparse
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lopt import scores
-from lopt.judgement import final_losses
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.experiment import path_argument, toml
+from lopt.judgement import best_losses
+from lopt.plots import FONT, STYLES, legend_below, new_figure
 from lopt.store import Curves, read_curves
 from lopt.tasks import parse_task_spec
 
@@ -22,10 +21,8 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Draw what a file holds, beside it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("curves", type=Path)
-    path = parser.parse_args().curves
-    inside = tomllib.loads((HERE / "expected.toml").read_text())["inside"]
+    path = path_argument(__doc__, "curves")
+    inside = toml(HERE / "expected.toml")["inside"]
     draw(read_curves(path), inside, path.parent / "generalisation.png")
 
 
@@ -59,17 +56,10 @@ def shown(curves: Curves) -> list[str]:
     return [*curves.kinds("learned"), *curves.kinds("default")]
 
 
-def test_losses(curves: Curves, task: int, family: str) -> np.ndarray:
-    """Of the seeds; of a search: its best trial's."""
-    found = final_losses(curves, task, family, len(curves.members(family)))
-    assert found is not None, f"no runs of {family} on {curves.tasks[task]}"
-    return found
-
-
 def log_ratio(curves: Curves, task: int, family: str) -> float:
     """log of the median test loss over that of the best trial of the file's search."""
     search = curves.kinds("tuned")[0]
-    own, best = (float(np.median(test_losses(curves, task, f))) for f in (family, search))
+    own, best = (float(np.median(best_losses(curves, task, f))) for f in (family, search))
     return scores.log_ratio(own, best, float(curves.lowest[task]))
 
 
@@ -79,10 +69,7 @@ def draw(curves: Curves, inside: dict[str, list], path: Path) -> None:
     figure, axes = new_figure(14, 3.6, 1, len(centre))
     for ax, axis in zip(axes[0], centre, strict=True):
         panel(ax, curves, axis, inside[axis])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=FONT
-    )
+    legend_below(figure, 5, *axes[0, 0].get_legend_handles_labels())
     figure.suptitle(
         f"Test loss after {curves.steps[-1]} steps, median and range of the seeds; grey: training range",
         fontsize=FONT + 1,
@@ -99,7 +86,7 @@ def panel(ax: Axes, curves: Curves, axis: str, inside: list) -> None:
     for family, (colour, dash) in zip(
         [*shown(curves), *curves.kinds("tuned")], STYLES, strict=False
     ):
-        losses = [test_losses(curves, i, family) for i in tasks]
+        losses = [best_losses(curves, i, family) for i in tasks]
         middle = [np.median(v) for v in losses]
         label = f"best of {family}" if family in curves.kinds("tuned") else family
         ax.plot(

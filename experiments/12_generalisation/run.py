@@ -3,16 +3,15 @@
 python experiments/12_generalisation/run.py --out runs/generalisation
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 from plot import coordinates, draw, log_ratio, shown
 
 from lopt.comm import aborting, get_comm
-from lopt.comparison import compare
+from lopt.comparison import ComparisonConfig, compare
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.rollout import DIVERGED
 from lopt.store import Curves, read_curves
 
@@ -21,19 +20,15 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Curves, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
+    args, _ = begin(command_line(__doc__), HERE, ComparisonConfig)
     comm, path = get_comm(), args.out / f"{args.config.stem}.h5"
     with aborting(comm):
-        args.out.mkdir(parents=True, exist_ok=True)
         notes = compare(args.config, path, comm)
     if comm.rank != 0:
         return 0
     print("\n".join(notes))
     curves = read_curves(path)
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     draw(curves, expected["inside"], args.out / "generalisation.png")
     return report(curves, expected)
 
@@ -58,8 +53,7 @@ def report(curves: Curves, expected: dict) -> int:
         good = ratio <= expected["log_ratio_inside"] and lost <= expected["diverged_inside"]
         if family in curves.kinds("learned") and not good:
             missed.append(family)
-    print(f"NOT as expected: {', '.join(missed)}" if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 def is_inside(known: list, value: object) -> bool:

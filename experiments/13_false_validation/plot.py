@@ -3,22 +3,19 @@
 python experiments/13_false_validation/plot.py runs/false_validation
 """
 
-import argparse
 from pathlib import Path
 
 import h5py
-import numpy as np
 
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.experiment import path_argument
+from lopt.plots import FONT, STYLES, band, new_figure
 
 LEAST = 1.5  # highest over lowest value of an axis
 
 
 def main() -> None:
     """Draw what a folder holds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    draw(parser.parse_args().folder)
+    draw(path_argument(__doc__, "folder"))
 
 
 def draw(folder: Path) -> None:
@@ -32,11 +29,8 @@ def draw(folder: Path) -> None:
     ):
         for column, name in enumerate(names):
             ax = axes[row, column]
-            for feed, own, (colour, dash) in zip(feeds, values[column], STYLES, strict=False):
-                ax.plot(steps, np.median(own, axis=0), color=colour, ls=dash, lw=1.3, label=feed)
-                ax.fill_between(
-                    steps, own.min(axis=0), own.max(axis=0), color=colour, alpha=0.12, lw=0
-                )
+            for feed, own, style in zip(feeds, values[column], STYLES, strict=False):
+                band(ax, steps, own, style, label=feed)
             ax.axvline(begin, color="#606060", lw=0.8)
             ax.set(yscale="log", xlabel="step")
             low, high = ax.get_ylim()

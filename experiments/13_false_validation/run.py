@@ -3,9 +3,7 @@
 python experiments/13_false_validation/run.py --out runs/false_validation
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +12,9 @@ import numpy as np
 from plot import draw
 
 from lopt import rng
-from lopt.comparison import Entrant, EntrantSpec, entrants_of, read
+from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.lanes import pin_blas_threads
 from lopt.task import INNER_VALID, TRAIN, Task
 from lopt.tasks import parse_task
@@ -46,13 +45,8 @@ class Training(NamedTuple):
 
 def main() -> int:
     """All trainings, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config = read(args.config, Config)
-    args.out.mkdir(parents=True, exist_ok=True)
-    entrants = [e for s in config.entrants for e in entrants_of(s, config, args.config.parent)]
+    args, config = begin(command_line(__doc__), HERE, Config)
+    entrants = entrants_of(config.entrants, args.config.parent, config.steps)
     task, kept = parse_task(config.task), []
     for entrant in entrants:
         runs = [
@@ -112,11 +106,10 @@ def report(path: Path) -> int:
         size = own[..., late].mean(axis=-1)  # (feed, seed)
         for feed, ratio, end in zip(feeds, size / size[0], final, strict=True):
             print(f"| {name} | {feed} | {np.median(ratio):.4f} | {np.median(end):.4g} |")
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     missed = [f"{n}: steps differ" for n in expected["blind"] if not same[n]]
     missed += [f"{n}: no answer" for n in expected["answers"] if same[n]]
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ python experiments/14_self_training/run.py --out runs/self_training
 Killed and started again it goes on where it was.
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from plot import draw
 from lopt import config as cfg
 from lopt import store
 from lopt.comm import Comm, aborting, get_comm
-from lopt.comparison import Entrant, EntrantSpec, entrants_of, read
+from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.sweep import folder_name, meta_losses, trained
 
 HERE = Path(__file__).parent
@@ -31,22 +30,16 @@ class Config(Section, kw_only=True):
     horizon: int
     entrants: tuple[EntrantSpec, ...]
     lopt: dict[str, Any]
-    seeds: int = 1
-    steps: int = 1
 
 
 def main() -> int:
     """Runs, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config, comm = read(args.config, Config), get_comm()
-    runs = {}
+    args, config = begin(command_line(__doc__), HERE, Config)
+    comm, runs = get_comm(), {}
+    steps = cfg.convert(config.lopt, cfg.Config).train.outer_steps
     with aborting(comm):
-        for spec in config.entrants:
-            for entrant in entrants_of(spec, config, args.config.parent):
-                runs[name_of(entrant)] = meta_train(entrant, config, args.out, comm)
+        for entrant in entrants_of(config.entrants, args.config.parent, steps):
+            runs[name_of(entrant)] = meta_train(entrant, config, args.out, comm)
     if comm.rank != 0:
         return 0
     draw(runs, config.smoothing, config.horizon, args.out / "self_training.png")
@@ -69,7 +62,6 @@ def meta_train(entrant: Entrant, config: Config, out: Path, comm: Comm) -> Path:
     else:
         outer["weights"] = str(out / f"{name}.h5")
         if comm.rank == 0:
-            out.mkdir(parents=True, exist_ok=True)
             origin = store.provenance(0, comm.size, "cpu")
             store.save_weights(outer["weights"], entrant.opt, entrant.theta, origin)
         comm.barrier()
@@ -86,10 +78,9 @@ def report(runs: dict[str, Path], config: Config) -> int:
         print(f"| {name} | {early:.4f} | {late:.4f} |")
     tuned = {n for n in runs if n.startswith("Adam, rate")}
     best = np.min([ends[n] for n in tuned], axis=0)
-    bound = tomllib.loads((HERE / "expected.toml").read_text())["over_adam"]
+    bound = toml(HERE / "expected.toml")["over_adam"]
     missed = [n for n in runs if n not in tuned and not ends[n][0] - best[0] <= bound]
-    print(f"NOT as expected: {', '.join(missed)}" if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

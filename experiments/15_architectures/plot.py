@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lopt.plots import FONT, STYLES, new_figure, smooth
+from lopt.plots import FONT, STYLES, band, new_figure, smooth
 
 
 def draw(losses: dict[tuple[str, str], np.ndarray], smoothing: int, path: Path) -> None:
@@ -14,11 +14,10 @@ def draw(losses: dict[tuple[str, str], np.ndarray], smoothing: int, path: Path) 
     figure, axes = new_figure(4.8 * len(panels), 4.0, 1, len(panels))
     for ax, panel in zip(axes[0], panels, strict=True):
         own = {variant: x for (p, variant), x in losses.items() if p == panel}
-        for (variant, values), (colour, dash) in zip(own.items(), STYLES, strict=False):
+        for (variant, values), style in zip(own.items(), STYLES, strict=False):
             curves = np.array([smooth(x, smoothing)[half : x.size - half] for x in values])
             steps = np.arange(half + 1, half + 1 + curves.shape[1])
-            ax.plot(steps, curves.mean(axis=0), color=colour, ls=dash, lw=1.5, label=variant)
-            ax.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, lw=0)  # fmt: skip
+            band(ax, steps, curves, style, 1.5, variant, middle=np.mean)
         ax.set(xlabel="outer step", ylabel="meta-loss (1 = untrained task, 0 = lowest loss)")
         ax.set_title(panel, fontsize=FONT + 1)
         ax.legend(frameon=False, fontsize=FONT)

@@ -5,9 +5,7 @@ python experiments/15_architectures/run.py --out runs/architectures
 Killed and started again it goes on where it was.
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from plot import draw
 
 from lopt import config as cfg
 from lopt.comm import Comm, aborting, get_comm
-from lopt.comparison import read
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.store import load_weights
 from lopt.sweep import folder_name, meta_losses, trained
 
@@ -35,11 +33,8 @@ class Config(Section, kw_only=True):
 
 def main() -> int:
     """Runs, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config, comm, runs = read(args.config, Config), get_comm(), {}
+    args, config = begin(command_line(__doc__), HERE, Config)
+    comm, runs = get_comm(), {}
     with aborting(comm):
         for panel, given in config.panels.items():
             for variant, options in given["variants"].items():
@@ -85,7 +80,7 @@ def report(losses: dict, sizes: dict[tuple[str, str], int], width: int) -> int:
     for (panel, variant), end in ends.items():
         size = sizes[panel, variant]
         print(f"| {panel} | {variant} | {size} | {end.mean():.4f} ({end.min():.4f} to {end.max():.4f}) |")  # fmt: skip
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     missed = []
     if expected.pop("seeds") != len(next(iter(losses.values()))):
         return 0
@@ -94,8 +89,7 @@ def report(losses: dict, sizes: dict[tuple[str, str], int], width: int) -> int:
         for variant, bound in bounds["over"].items():
             if not whole - ends[panel, variant].mean() <= bound:
                 missed.append(f"{panel}, {bounds['whole']} against {variant}")
-    print(f"NOT as expected: {'; '.join(missed)}" if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

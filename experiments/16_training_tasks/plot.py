@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.plots import FONT, STYLES, legend_below, new_figure
 
 
 def draw(found: dict[str, np.ndarray], counts: tuple[int, ...], path: Path) -> None:
@@ -24,7 +24,6 @@ def draw(found: dict[str, np.ndarray], counts: tuple[int, ...], path: Path) -> N
         ax.set_xlabel("training tasks, at equal inner steps")
         ax.set_title(title, fontsize=FONT)
     axes[0, 0].set_ylabel("log of the loss over that of theta = 0")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=FONT)  # fmt: skip
+    legend_below(figure, 3, *axes[0, 0].get_legend_handles_labels())
     figure.suptitle("Gain of meta-training, averaged over a training; points: runs", fontsize=FONT + 1)  # fmt: skip
     figure.savefig(path)

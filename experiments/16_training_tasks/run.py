@@ -5,10 +5,8 @@ python experiments/16_training_tasks/run.py --out runs/training_tasks
 Killed and started again it goes on where it was.
 """
 
-import argparse
 import itertools
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from lopt import scores
 from lopt.comm import aborting, get_comm
 from lopt.comparison import TaskList, compare, read
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.judgement import median_curve
 from lopt.store import Curves, read_curves
 from lopt.sweep import trained
@@ -55,11 +54,8 @@ class Config(Section, kw_only=True):
 
 def main() -> int:
     """Runs, comparison, picture, table; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config, folder, comm = read(args.config, Config), args.config.parent, get_comm()
+    args, config = begin(command_line(__doc__), HERE, Config)
+    folder, comm = args.config.parent, get_comm()
     pool = cfg.load(folder / config.pool).tasks
     path, shared = args.out / "judged.h5", {}
     with aborting(comm):
@@ -79,7 +75,7 @@ def main() -> int:
         return 0
     found = all_scores(read_curves(path), shared, lists)
     draw(found, config.counts, args.out / "training_tasks.png")
-    return report(found, config.counts, HERE / "expected.toml")
+    return report(found, config.counts)
 
 
 def groups(config: Config) -> dict[str, str]:
@@ -147,7 +143,7 @@ def gain(curves: Curves, place: int, run: str) -> float:
     return float(np.mean([scores.log_ratio(a, b, lowest) for a, b in list(pair)[1:]]))
 
 
-def report(found: dict[str, np.ndarray], counts: tuple[int, ...], expected: Path) -> int:
+def report(found: dict[str, np.ndarray], counts: tuple[int, ...]) -> int:
     """Mean and range over runs, and the verdict on the change from the fewest to the most tasks, in a run of full size."""
     for kind, name in enumerate(("mean", "interquartile mean")):
         print(f"| training tasks, {name} | {' | '.join(found)} |\n|---|" + "---|" * len(found))
@@ -155,7 +151,7 @@ def report(found: dict[str, np.ndarray], counts: tuple[int, ...], expected: Path
             own = [v[kind, k] for v in found.values()]
             cells = [f"{x.mean():+.3f} ({x.min():+.3f} to {x.max():+.3f})" for x in own]
             print(f"| {count} | {' | '.join(cells)} |")
-    bounds, missed = tomllib.loads(expected.read_text()), []
+    bounds, missed = toml(HERE / "expected.toml"), []
     if bounds.pop("counts") != list(counts):
         return 0
     for group, own in found.items():
@@ -163,8 +159,7 @@ def report(found: dict[str, np.ndarray], counts: tuple[int, ...], expected: Path
         print(f"{group}: mean {change:+.3f} from {counts[0]} to {counts[-1]} tasks")
         if not low <= change <= high:
             missed.append(f"{group}, {low} to {high}")
-    print(f"NOT as expected: {'; '.join(missed)}" if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python experiments/17_truncation/plot.py runs/truncation
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 from matplotlib.axes import Axes
 
+from lopt.experiment import path_argument
 from lopt.plots import FONT, STYLES, new_figure
 
 ORDER = ("truncated", "pes", "nres")
@@ -19,9 +19,7 @@ GREY, MARKERS = "#808080", "ov^s"  # a marker for each start
 
 def main() -> None:
     """Draw what a folder holds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    draw(parser.parse_args().folder)
+    draw(path_argument(__doc__, "folder"))
 
 
 def draw(folder: Path) -> None:

@@ -5,10 +5,8 @@ python experiments/17_truncation/run.py --out runs/truncation
 Killed and started again it goes on where it was.
 """
 
-import argparse
 import itertools
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from plot import draw
 from lopt import config as cfg
 from lopt import store
 from lopt.comm import Comm, aborting, get_comm
-from lopt.comparison import read
 from lopt.config import Section
 from lopt.es import ESTIMATORS
+from lopt.experiment import begin, command_line, toml, verdict
 from lopt.sweep import folder_name, trained
 
 HERE = Path(__file__).parent
@@ -73,14 +71,10 @@ class Config(Section, kw_only=True):
 
 def main() -> int:
     """Gradients, meta-trainings, picture, tables; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    args = parser.parse_args()
-    config, comm = read(args.config, Config), get_comm()
+    args, config = begin(command_line(__doc__), HERE, Config)
+    comm = get_comm()
     with aborting(comm):
         if comm.rank == 0:
-            args.out.mkdir(parents=True, exist_ok=True)
             gradients(config, args.out)
         learned = meta_train(config, args.out, comm)
     if comm.rank != 0:
@@ -186,10 +180,9 @@ def write(path: Path, **arrays: np.ndarray) -> None:
 
 def report(out: Path, config: Config) -> int:
     """Tables and the verdict."""
-    expected = tomllib.loads((HERE / config.expected).read_text())
+    expected = toml(HERE / config.expected)
     missed = [*report_gradients(out, config, expected), *report_rates(out, config, expected)]
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 def report_gradients(out: Path, config: Config, expected: dict[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from lopt.judgement import final_losses, final_valid
-from lopt.plots import FONT, STYLES, new_figure
+from lopt.judgement import final_valid
+from lopt.plots import FONT, STYLES, legend_below, new_figure
 from lopt.store import Curves, read_curves
 
 
@@ -53,13 +53,6 @@ def families(curves: Curves) -> list[str]:
     return list(dict.fromkeys(e.family for e in curves.entrants))
 
 
-def test_losses(curves: Curves, task: int, family: str) -> np.ndarray:
-    """Of the seeds; of a search: of the trial with the lowest validation loss."""
-    found = final_losses(curves, task, family, len(curves.members(family)))
-    assert found is not None, f"no runs of {family} on {curves.tasks[task]}"
-    return found
-
-
 def best_member(curves: Curves, task: int, family: str) -> int:
     """The trial of a family with the lowest final validation loss, mean of the seeds."""
     members = curves.members(family)
@@ -79,10 +72,7 @@ def draw(panels: list[Panel], path: Path) -> None:
         row[0].set_title(panel.title, fontsize=FONT + 1, loc="left", fontweight="bold")
         row[1].set_title("searches: trial with the lowest validation loss", fontsize=FONT)
         row[2].set_title("test loss, median and range of the seeds", fontsize=FONT)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=FONT
-    )
+    legend_below(figure, 3, *axes[0, 0].get_legend_handles_labels())
     figure.savefig(path)
 
 

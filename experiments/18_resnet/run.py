@@ -6,18 +6,18 @@ Data sets that are missing are replaced by stand-ins, whose names the picture sa
 where it was, but for the runs of one entrant.
 """
 
-import argparse
 import sys
-import tomllib
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from plot import Panel, draw, test_losses, trials
+from plot import Panel, draw, trials
 
 from lopt.comm import Comm, aborting, get_comm
-from lopt.comparison import EntrantSpec, Runs, compare_on, read
+from lopt.comparison import EntrantSpec, Runs, compare_on
 from lopt.config import Section
+from lopt.experiment import begin, command_line, toml, verdict
+from lopt.judgement import best_losses
 from lopt.rollout import DIVERGED
 from lopt.store import read_curves
 from lopt.sweep import folder_name
@@ -52,15 +52,11 @@ class Config(Section, kw_only=True):
 
 def main() -> int:
     """Curves, picture, tables; the exit code says whether expected.toml was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
-    args = parser.parse_args()
-    config, comm = read(args.config, Config), get_comm()
-    panels = []
+    args, config = begin(parser, HERE, Config)
+    comm, panels = get_comm(), []
     with aborting(comm):
-        args.out.mkdir(parents=True, exist_ok=True)
         for network in config.networks:
             runs = msgspec.structs.replace(network, entrants=config.entrants)
             panels.append(train(runs, args.data, args.config.parent, args.out, comm))
@@ -102,7 +98,7 @@ def train(network: Network, data: Path, folder: Path, out: Path, comm: Comm) -> 
 
 def report(panels: list[Panel]) -> int:
     """Losses of every trial, and the verdict."""
-    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    expected = toml(HERE / "expected.toml")
     missed = []
     for panel in panels:
         curves = read_curves(panel.path)
@@ -120,15 +116,14 @@ def report(panels: list[Panel]) -> int:
             lost[family] = float(np.mean(curves.runs["status"][rows] == DIVERGED))
             losses = f"{test:.4f} | {valid:.4f} | {train_loss:.4f}"
             print(f"| {family} | {trial.rate} | {losses} | {100 * lost[family]:.0f} % |")
-        ends = {f: float(np.median(test_losses(curves, i, f))) for f in lost}
+        ends = {f: float(np.median(best_losses(curves, i, f))) for f in lost}
         tuned = min(ends[f] for f in curves.kinds("tuned"))
         for family in (*curves.kinds("learned"), *curves.kinds("default")):
             ratio = float(np.log(ends[family] / tuned))
             print(f"{family}: log ratio to the best of all searches {ratio:+.3f}")
             if not (ratio <= expected["log_ratio"] and lost[family] <= expected["diverged"]):
                 missed.append(f"{family} on {panel.title}: {ratio:+.3f}")
-    print("\n".join(["NOT as expected:", *missed]) if missed else "as expected")
-    return 1 if missed else 0
+    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from lopt.bench import cpu, es, gpu, mpi, profile, roofline
 from lopt.bench.measure import Figure, number, sgemm_rate, step_ms
-from lopt.bench.mpi import mpirun
+from lopt.bench.mpi import launcher
 from lopt.errors import UsageError, unknown
 
 __all__ = [
     "SUITES",
     "Figure",
+    "launcher",
     "line",
     "load",
-    "mpirun",
     "report",
     "roofline",
     "run_suite",

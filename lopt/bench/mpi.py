@@ -57,19 +57,21 @@ def _row(name: str, unit: str, value: float | None, *rest) -> Row:
     return Row(name, unit, lambda: Measured(value), *rest)
 
 
-def mpirun() -> str:
-    """The mpirun beside this Python, or on the path.
+def launcher(ranks: int) -> list[str]:
+    """What a command for some ranks begins with: mpirun, that beside this Python or on the path; nothing for one.
 
     Raises:
-        CommError: there is none.
+        CommError: there is no mpirun.
     """
+    if ranks == 1:
+        return []
     beside = Path(sys.executable).parent / "mpirun"
     found = os.environ.get("LOPT_MPIRUN") or (
         str(beside) if beside.exists() else shutil.which("mpirun")
     )
     if not found:
         raise CommError("no mpirun: install lopt[mpi] or set LOPT_MPIRUN")
-    return found
+    return [found, "-n", str(ranks)]
 
 
 # The command, telling at its end how much memory its own process took at most.
@@ -86,7 +88,6 @@ finally:
 
 def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> Process:
     """Run `lopt train` on the example's configuration."""
-    launcher = [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
     settings = {
         "train.outer_steps": outer_steps,
         "train.minutes": 0,
@@ -96,7 +97,7 @@ def _train(out: Path, ranks: int, outer_steps: int, env: dict[str, str]) -> Proc
     command = [sys.executable, "-c", _COMMAND, "train", "--config", str(EXAMPLE_CONFIG)]
     begin, before = time.perf_counter(), os.times()
     done = subprocess.run(
-        [*launcher, *command, "--out", str(out), *sets],
+        [*launcher(ranks), *command, "--out", str(out), *sets],
         env={**os.environ, **env},
         check=True,
         capture_output=True,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lopt.bench import mpirun
+from lopt.bench import launcher
 
 
 class Finished(NamedTuple):
@@ -36,9 +36,8 @@ def launch(
 
 def start(ranks: int, arguments: list[str], **environment: str) -> subprocess.Popen:
     """The same, without waiting."""
-    launcher = [mpirun(), "-n", str(ranks)] if ranks > 1 else []
     return subprocess.Popen(
-        [*launcher, sys.executable, *arguments],
+        [*launcher(ranks), sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

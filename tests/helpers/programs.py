@@ -16,3 +16,8 @@ def run(folder: str, *args: str) -> str:
     done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All HDF5 files below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*.h5")}
