@@ -22,16 +22,16 @@ def command_line(doc: str) -> argparse.ArgumentParser:
 
 
 def begin(
-    parser: argparse.ArgumentParser, here: Path, kind: type[Section]
+    parser: argparse.ArgumentParser, here: Path, kind: type[Section], name: str = "config.toml"
 ) -> tuple[argparse.Namespace, Any]:
-    """Parse, with `--config FILE` (config.toml of the folder `here` if omitted); read it, then make the folder of results.
+    """Parse, with `--config FILE` (that of a name in the folder `here` if omitted); read it, then make the folder of results.
 
     Returns: arguments, and the configuration as a section of that kind.
 
     Raises:
         ConfigError: as `lopt.comparison.read`.
     """
-    parser.add_argument("--config", type=Path, default=here / "config.toml")
+    parser.add_argument("--config", type=Path, default=here / name)
     args = parser.parse_args()
     config = read(args.config, kind)
     args.out.mkdir(parents=True, exist_ok=True)

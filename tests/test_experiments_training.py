@@ -13,7 +13,7 @@ from lopt import config as cfg
 from lopt import store
 from lopt.comparison import TaskList, built_tasks, read
 from lopt.layout import Layout
-from lopt.sweep import meta_losses
+from lopt.sweep import folder_name, meta_losses
 from lopt.tasks import parse_task_spec
 
 ARCHITECTURES = EXPERIMENTS / "15_architectures"
@@ -126,3 +126,61 @@ def test_new_tasks_are_new():
     assert {parse_task_spec(name)[0] for name in fresh} == families
     assert not families & {parse_task_spec(name)[0] for name in others}
     assert {t.name for t in built_tasks(TRAINING_TASKS / "fresh.toml")[0].values()} == set(fresh)
+
+
+RECIPE = """
+optimizer = { name = "anchored", options = { head = false, total_steps = 5 } }
+es = { estimator = "nres", pairs = 2, sigma = 0.1, truncation = 5, horizon = [5, 5] }
+inner = { outer_every = 5 }
+train = { outer_steps = 9 }
+
+[[tasks]]
+family = "mlp"
+options = { data = "digits", hidden = [8], batch_size = 8 }
+"""
+ABLATIONS = """
+recipe = "recipe.toml"
+outer_steps = 3
+
+[variants]
+"as it is" = {}
+"the same" = { es = { pairs = 2 } }
+"another seed" = { train = { seed = 1 } }
+"rate, twice" = { optimizer = { options = { rate = 0.02 } } }
+"other tasks" = { tasks = "others.toml" }
+
+[comparison]
+steps = 10
+points = 2
+seeds = 1
+outer_batches = 1
+tasks = "judged.toml"
+entrants = [{ optimizer = "adam" }]
+"""
+
+
+def test_ablations(tmp_path):
+    """A variant is the recipe but for what it says; all are compared."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "ablations.toml").write_text(ABLATIONS)
+    (tmp_path / "others.toml").write_text(RECIPE.replace("[8]", "[4]"))
+    (tmp_path / "judged.toml").write_text('tasks = ["mlp:data=digits,hidden=[8],batch_size=8"]')
+    out = tmp_path / "out"
+    given = ["--out", str(out), "--config", str(tmp_path / "ablations.toml")]
+    run("07_meta_training", *given, program="ablations.py")
+    curves = store.read_curves(out / "ablations.h5")
+    names = ["as it is", "the same", "another seed", "rate, twice", "other tasks"]
+    assert [e.family for e in curves.entrants] == ["adam", *names]
+    configs = {}
+    for name in names:
+        with store.RunReader(out / folder_name(name) / "run.h5") as log:
+            configs[name] = cfg.loads(log.config_text)
+            assert log["meta_loss"].size == 3
+    plain = configs["as it is"]
+    assert configs["the same"] == plain
+    assert configs["another seed"].train.seed == 1
+    assert configs["rate, twice"].optimizer.options == plain.optimizer.options | {"rate": 0.02}
+    assert [t.options["hidden"] for t in configs["other tasks"].tasks] == [[4]]
+    thetas = [store.load_weights(out / folder_name(n) / "weights.h5").theta for n in names]
+    assert np.array_equal(thetas[0], thetas[1])
+    assert not any(np.array_equal(thetas[0], theta) for theta in thetas[2:])

@@ -488,7 +488,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
      "return 1 if missed else 0", "return 0",
      "test_experiment.py::test_the_verdict_is_the_exit_code[missed]"),
     ("an experiment deaf to --config", "experiment.py",
-     "read(args.config, kind)", 'read(here / "config.toml", kind)',
+     "read(args.config, kind)", 'read(here / name, kind)',
      "test_experiment.py::test_a_run_begins[given1-20]"),
     ("a band without the highest run", "plots.py",
      "runs.min(axis=0), runs.max(axis=0)", "runs.min(axis=0), line",

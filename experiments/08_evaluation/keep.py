@@ -1,6 +1,6 @@
 """The curves of a comparison as they are committed: small, and without folders of a machine.
 
-    python experiments/08_evaluation/keep.py runs/evaluation/config.h5     into results/, under the same name
+    python experiments/08_evaluation/keep.py runs/evaluation/config.h5 [FOLDER]     into results/, under the same name
 
 Losses along runs are rounded to 12 bits of mantissa (1.2e-4 relative), which packs well; test losses stay as they are.
 The card of shipped weights is made from the kept files, so that anyone can make it again.
@@ -20,13 +20,14 @@ DROPPED = 11  # of 23 bits of mantissa
 
 def main() -> None:
     """Read, round, write."""
-    path = Path(sys.argv[1])
+    path, *given = (Path(argument) for argument in sys.argv[1:])
+    folder = given[0] if given else RESULTS
     curves = store.read_curves(path)
     runs = curves.runs | {name: rounded(curves.runs[name]) for name in ("train", "valid")}
     origin = [{k: v for k, v in x.items() if k != "command"} for x in curves.provenance]
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     kept = dataclasses.replace(curves, runs=runs, provenance=origin)
-    out = store.save_curves(RESULTS / path.name, kept)
+    out = store.save_curves(folder / path.name, kept)
     print(f"{out}: {out.stat().st_size:,} bytes, {path.stat().st_size:,} before")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 
 
-def run(folder: str, *args: str) -> str:
-    """Standard output of an experiment's run.py, which must end well."""
-    program = [sys.executable, str(EXPERIMENTS / folder / "run.py"), *args]
+def run(folder: str, *args: str, program: str = "run.py") -> str:
+    """Standard output of an experiment's program, which must end well."""
+    command = [sys.executable, str(EXPERIMENTS / folder / program), *args]
     paths = os.pathsep.join([str(EXPERIMENTS.parent), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
