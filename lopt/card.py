@@ -1,10 +1,12 @@
-"""Model cards: what a weights file was trained on, what it cost, what a comparison said of it, where it loses.
+"""Model cards: what a weights file was trained on, what it cost, what comparisons said of it, where it loses.
 
 `lopt card` writes the figures of a curves file into the weights file; the text is made of the weights file alone.
 """
 
+import dataclasses
 import json
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,29 @@ from typing import Any
 from lopt import store
 from lopt.errors import UsageError
 from lopt.judgement import judge
-from lopt.tasks import parse_task_spec
+from lopt.scores_text import LEGEND, number, percent, scores_section, scores_summary
+from lopt.tasks import TASKS, parse_task_spec
+from lopt.tasks.fixed import FIXED
 
 SCORES = "scores"  # key of the provenance: an entry for each comparison and entrant, by the names of both
+FORMAT = 2  # of such an entry: what `judge` says changes with it
 
 
 def write_scores(weights: str | Path, curves: Path) -> str:
     """Put what a curves file says of the weights into them, beside what files of other names said; returns the card.
 
+    What a file of the same name said before is replaced.
+
     Raises:
-        UsageError: no runs of exactly these weights in the file.  StoreError: unreadable, or cannot be written.
+        UsageError: a shipped name, which is a file of the installed package; no runs of exactly these weights in the
+            curves.  StoreError: unreadable, or cannot be written.
     """
     loaded = store.load_weights(weights)
+    if not Path(weights).exists():
+        raise UsageError(
+            f"{str(weights)!r} is shipped with lopt and would change for all its users: give a copy of {loaded.path}, "
+            "or that path itself to ship other scores"
+        )
     found = store.read_curves(curves)
     settings = {e.family: json.loads(e.spec) for e in reversed(found.entrants)}
     mine = {f: x for f, x in settings.items() if x.pop("digest", None) == loaded.digest}
@@ -33,12 +46,15 @@ def write_scores(weights: str | Path, curves: Path) -> str:
             f"{curves} has no runs of these weights {loaded.digest} (learned: {learned})"
         )
     origin = {k: found.provenance[-1][k] for k in ("lopt", "git_commit")}
+    known = loaded.provenance.get(SCORES, {})
+    kept = {k: s for k, s in known.items() if not k.startswith(f"{curves.stem}, ")}
     scores = {
         f"{curves.stem}, {family}": {
-            **judge(found, family), **origin, "told": _told(loaded.options, mine[family])
+            "format": FORMAT, "comparison": curves.stem, "told": _told(loaded.options, mine[family]),
+            **judge(found, family), **origin,
         } for family in found.kinds("learned") if family in mine
     }  # fmt: skip
-    provenance = {**loaded.provenance, SCORES: {**loaded.provenance.get(SCORES, {}), **scores}}
+    provenance = {**loaded.provenance, SCORES: {**kept, **scores}}
     store.save_weights(loaded.path, loaded.optimizer(), loaded.theta, provenance)
     return card(loaded.path)
 
@@ -67,9 +83,9 @@ def overview(curves: Path) -> str:
         s = judge(found, name)
         duels = s["equal_trials"] if searches else s["default_against_default"]
         d = list(duels[rival].values())[-1] if searches else duels[rival]
-        speed = _number(s["speed_up"][rival]["median"]) if searches else "-"
+        speed = number(s["speed_up"][rival]["median"]) if searches else "-"
         middle = d["log_ratio"]["median"]
-        cells = [name, _number(middle), _percent(d["win_rate"]), speed, _percent(s["diverged"])]
+        cells = [name, number(middle), percent(d["win_rate"]), speed, percent(s["diverged"])]
         rows.append((float("inf") if middle is None else middle, " | ".join(cells)))
     lines = [
         f"{len(found.tasks)} tasks, {found.settings['steps']} steps, against {rival}",
@@ -87,26 +103,36 @@ def card(weights: str | Path) -> str:
         StoreError: no such file and no such name, or unreadable.
     """
     w = store.load_weights(weights)
-    origin = w.provenance
     options = ", ".join(f"{k}={v}" for k, v in w.options.items()) or "none"
     lines = [
         f"# {w.path.stem}",
         "",
         f"`{w.architecture}`, {w.theta.size} meta-parameters, {w.path.stat().st_size:,} bytes; options: {options}",
         "",
-        *_training(origin),
+        *_training(w.provenance),
     ]
-    for scores in origin.get(SCORES, {}).values():
-        lines += ["", scores_text(scores)]
-    if SCORES not in origin:
-        lines += ["", "Not evaluated: `lopt card --weights W --eval F.h5` writes scores in."]
+    entries = w.provenance.get(SCORES, {})
+    known = [s for s in entries.values() if s.get("format") == FORMAT]
+    if known:
+        lines += ["", "## Evaluation", "", *scores_summary(known), "", *LEGEND]
+        for scores in known:
+            lines += ["", *scores_section(scores)]
+    if len(known) < len(entries):
+        lines += ["", "Scores of another version of lopt are not shown: write them again."]
+    if not entries:
+        lines += ["", "Not evaluated: `lopt card --weights W.h5 --eval F.h5` writes scores in."]
     return "\n".join(lines)
 
 
 def _training(origin: dict[str, Any]) -> list[str]:
-    families = Counter(_family(name) for name in origin.get("tasks", []))
-    named = ", ".join(f"{n} {family}" for family, n in families.most_common()) or "not recorded"
-    lines = ["## Meta-training", "", f"- tasks: {named}"]
+    names = [parse_task_spec(name)[:2] for name in origin.get("tasks", [])]
+    families = Counter(re.sub(r"_seed\d+$", "", name) for name, _ in names)
+    data = Counter(filter(None, (_data(*spec) for spec in names)))
+    lines = ["## Meta-training", "", f"- tasks: {_counted(families) or 'not recorded'}"]
+    if data:
+        lines.append(f"- data sets of the tasks: {_counted(data)}")
+    if "config" in origin:
+        lines.append(f"- estimator: {_estimator(tomllib.loads(origin['config']))}")
     if "inner_steps" in origin:
         seconds = 3600 * origin["core_hours"]
         lines.append(
@@ -119,110 +145,29 @@ def _training(origin: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _family(name: str) -> str:
-    return re.sub(r"_seed\d+$", "", parse_task_spec(name)[0])
+def _counted(counts: Counter) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.most_common())
 
 
-def scores_text(s: dict[str, Any]) -> str:
-    """What `judge` found, Markdown."""
-    lines = [
-        f"## Evaluation on {s['tasks']} tasks, {s['steps']} steps, {s['seeds']} seeds",
-        *_setting(s.get("told", {})),
-        "",
-        "Log ratios are of the excess test loss over the rival's: below 0 the learned optimizer is better. "
-        "IQM: interquartile mean over tasks, with its 95 % bootstrap interval.",
-        "",
-        f"- runs that diverged: {_percent(s['diverged'])}; clipped at the ceiling: {_percent(s['clipped'])}",
-        "",
-        "### Default against default (nobody is tuned)",
-        "",
-        *_duel_table(list(s["default_against_default"].items())),
-    ]
-    if s["equal_trials"]:
-        trials = [
-            (f"{family}, {k} trial{'s' * (k != '1')}", d)
-            for family, by in s["equal_trials"].items()
-            for k, d in by.items()
-        ]
-        lines += ["", "### Equal numbers of trials", "", *_duel_table(trials), "", *_speeds(s)]
-    return "\n".join([*lines, *_families(s), *_losses(s)])
+def _data(name: str, options: dict[str, Any]) -> str:
+    """The data set that a task is made of; nothing if it is made of random numbers alone."""
+    if name in FIXED:
+        options = {k: v for k, v in FIXED[name].items() if k != "family"}
+        name = FIXED[name]["family"]
+    if name not in TASKS:
+        return "drawn by a sampler"
+    for field in dataclasses.fields(TASKS[name]):
+        if field.name in ("data", "text"):
+            return str(options.get(field.name, field.default))
+    return ""
 
 
-def _setting(told: dict[str, Any]) -> list[str]:
-    if not told:
-        return []
-    listed = ", ".join(f"`{k} = {v}`" for k, v in told.items())
-    return ["", f"The optimizer is told {listed}; nothing else is set, nothing is tuned."]
-
-
-def _speeds(s: dict[str, Any]) -> list[str]:
-    lines = [
-        "### Speed-up over the envelope of a search (a lower bound where saturated)",
-        "",
-        "| search | median | quartiles | IQM | saturated |",
-        "|---|---|---|---|---|",
-    ]
-    for family, d in s["speed_up"].items():
-        quartiles = f"{_number(d['q25'])} to {_number(d['q75'])}"
-        interval = f"{_number(d['iqm'])} ({_number(d['low'])} to {_number(d['high'])})"
-        lines.append(
-            f"| {family} | {_number(d['median'])} | {quartiles} | {interval} | {_percent(d['saturated'])} |"
-        )
-    return lines
-
-
-def _duel_table(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    lines = ["| against | wins | median log ratio | IQM |", "|---|---|---|---|"]
-    for name, d in rows:
-        r = d["log_ratio"]
-        interval = f"{_number(r['iqm'])} ({_number(r['low'])} to {_number(r['high'])})"
-        lines.append(
-            f"| {name} | {_percent(d['win_rate'])} | {_number(r['median'])} | {interval} |"
-        )
-    return lines
-
-
-def _families(s: dict[str, Any]) -> list[str]:
-    """A row for each family of tasks: wins against every default, speed-up over every search."""
-    duels, speeds = s["default_against_default"], s["speed_up"]
-    heads = [f"wins against {f}" for f in duels] + [f"speed-up over {f}" for f in speeds]
-    lines = ["", "### By family of tasks", "", "| family | tasks | " + " | ".join(heads) + " |"]
-    lines.append("|" + "---|" * (2 + len(heads)))
-    parts = [d["by_family"] for d in (*duels.values(), *speeds.values())]
-    for family in dict.fromkeys(f for part in parts for f in part):
-        tasks = max(part[family]["tasks"] for part in parts if family in part)
-        cells = [_percent(d["by_family"][family]["win_rate"]) for d in duels.values()]
-        cells += [_number(d["by_family"].get(family, {}).get("median")) for d in speeds.values()]
-        lines.append(f"| {family} | {tasks} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _losses(s: dict[str, Any]) -> list[str]:
-    """Families and tasks on which a default is better in the median."""
-    lines = ["", "### Where it loses", ""]
-    for rival, d in s["default_against_default"].items():
-        lost = [
-            f
-            for f, x in d["by_family"].items()
-            if x["log_ratio"] is not None and x["log_ratio"] > 0
-        ]
-        worst = ", ".join(f"`{task}` ({r:+.2f})" for task, r in d["loses_most"].items())
-        families = ", ".join(lost) or "no family in the median"
-        lines.append(
-            f"- to {rival} at its default: {families}" + (f"; most on {worst}" if worst else "")
-        )
-    for rival, by in s["equal_trials"].items():
-        k, d = list(by.items())[-1]
-        if d["log_ratio"]["median"] is not None and d["log_ratio"]["median"] > 0:
-            lines.append(
-                f"- to {rival} with {k} trials: {_number(d['log_ratio']['median'])} in the median log ratio"
-            )
-    return lines
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.2f}"
-
-
-def _percent(x: float | None) -> str:
-    return "-" if x is None else f"{100 * x:.0f} %"
+def _estimator(config: dict[str, Any]) -> str:
+    """What meta-gradients were estimated by, and over how many inner steps."""
+    es = config["es"]
+    low, high = es["horizon"]
+    steps = f"horizon {low}" if low == high else f"horizons {low} to {high}"
+    return (
+        f"{es['estimator']}, {es['pairs']} pairs, sigma {es['sigma']:g}; "
+        f"{steps} inner steps in truncations of {es['truncation']}; meta-loss: {config['inner']['objective']}"
+    )

@@ -8,7 +8,7 @@ their median.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,22 +19,23 @@ from lopt.store import Curves
 
 BUDGETS = (1, 10, 100)
 SPEED_AT = 0.5  # share of the steps at which speed-ups are measured: up to 1 / share can be seen
-WORST = 5  # tasks named as those where it loses most
+WORST = 3  # tasks named as those where it loses most to a rival
+
+
+def best_runs(curves: Curves, task: int, family: str, trials: int) -> np.ndarray:
+    """Rows of a family's best of `trials` settings, by seed; none if a run is missing."""
+    rows = [curves.rows(task, entrant) for entrant in curves.members(family)[:trials]]
+    seeds = min((own.size for own in rows), default=0)
+    if seeds == 0:
+        return np.zeros(0, np.int64)
+    same = np.array([own[:seeds] for own in rows])
+    return scores.best_of(final_valid(curves, same), same, len(same))
 
 
 def final_losses(curves: Curves, task: int, family: str, trials: int) -> np.ndarray | None:
     """Test losses of a family's best of `trials` settings, by seed; None if a run is missing."""
-    picked = []
-    for entrant in curves.members(family)[:trials]:
-        rows = curves.rows(task, entrant)
-        picked.append((final_valid(curves, rows), curves.runs["test"][rows]))
-    seeds = min((valid.size for valid, _ in picked), default=0)
-    if seeds == 0:
-        return None
-    valid, test = (
-        np.array([column[:seeds] for column in columns]) for columns in zip(*picked, strict=True)
-    )
-    return scores.best_of(valid, test, len(picked))
+    rows = best_runs(curves, task, family, trials)
+    return curves.runs["test"][rows] if rows.size else None
 
 
 def best_losses(curves: Curves, task: int, family: str) -> np.ndarray:
@@ -51,8 +52,17 @@ def best_losses(curves: Curves, task: int, family: str) -> np.ndarray:
 
 def final_valid(curves: Curves, rows: np.ndarray) -> np.ndarray:
     """What settings are chosen by: outer-validation loss of runs, mean over the last tenth of the points."""
+    return _last_tenth(curves, rows, "valid")
+
+
+def final_train(curves: Curves, rows: np.ndarray) -> np.ndarray:
+    """What stands beside test losses: loss of training batches, mean over the last tenth of the points."""
+    return _last_tenth(curves, rows, "train")
+
+
+def _last_tenth(curves: Curves, rows: np.ndarray, column: str) -> np.ndarray:
     last = max(1, curves.steps.size // 10)
-    return curves.runs["valid"][rows, -last:].mean(axis=1, dtype=np.float64)
+    return curves.runs[column][rows, -last:].mean(axis=-1, dtype=np.float64)
 
 
 def median_curve(
@@ -74,36 +84,69 @@ def speed_ups(curves: Curves, learned: str, search: str) -> dict[str, scores.Spe
     return found
 
 
-def duel(curves: Curves, learned: str, rival: str, trials: int) -> dict[str, Any]:
-    """Final losses of the learned optimizer against a rival at so many trials each, over tasks.
+class TaskResult(NamedTuple):
+    """How two optimizers ended on one task.
 
-    Returns: tasks, win_rate, log_ratio (a `scores.Summary`), by_family, and loses_most: the tasks with the largest log
-        ratios above 0.
+    loss, rival_loss   test losses, medians of the seeds
+    log_ratio, train   log of the excess test loss over the rival's, and of training losses; NaN without a known lowest
     """
-    mine, theirs, ratios, families = [], [], {}, []
-    for i, name in enumerate(curves.tasks):
-        pair = [final_losses(curves, i, family, trials) for family in (learned, rival)]
-        if pair[0] is None or pair[1] is None:
+
+    task: str
+    family: str
+    loss: float
+    rival_loss: float
+    log_ratio: float
+    train: float
+
+
+def task_results(curves: Curves, learned: str, rival: str, trials: int) -> list[TaskResult]:
+    """Ends of a learned optimizer and a rival, so many trials each or as many as one has, on tasks with runs of both."""
+    found = []
+    for i, (name, family) in enumerate(zip(curves.tasks, curves.families, strict=True)):
+        pair = [best_runs(curves, i, f, trials) for f in (learned, rival)]
+        seeds = min(rows.size for rows in pair)  # the same starting points for both
+        if seeds == 0:
             continue
-        seeds = min(pair[0].size, pair[1].size)  # the same starting points for both
-        a, b = (float(np.median(x[:seeds])) for x in pair)
-        mine.append(a)
-        theirs.append(b)
-        families.append(curves.families[i])
-        ratios[name] = scores.log_ratio(a, b, float(curves.lowest[i]))
-    values = np.array(list(ratios.values()))
-    per_family = by_family(families, lambda k: {
-        "tasks": int(k.sum()),
-        "win_rate": scores.win_rate(np.array(mine)[k], np.array(theirs)[k]),
-        "log_ratio": _median(values[k]),
-    })  # fmt: skip
+        a, b = (float(np.median(curves.runs["test"][rows[:seeds]])) for rows in pair)
+        train = (float(np.median(final_train(curves, rows[:seeds]))) for rows in pair)
+        lowest = float(curves.lowest[i])
+        ratio = scores.log_ratio(a, b, lowest)
+        found.append(TaskResult(name, family, a, b, ratio, scores.log_ratio(*train, lowest)))
+    return found
+
+
+def duel(curves: Curves, learned: str, rival: str, trials: int) -> dict[str, Any]:
+    """Final losses of the learned optimizer against a rival at so many trials each, over tasks; see `task_results`.
+
+    Returns:
+        trials      those of the learned one, those of the rival
+        tasks       those with runs of both
+        win_rate, win_low, win_high   test losses; 95 % interval
+        log_ratio   of test losses: a `scores.Summary`, over tasks with a known lowest loss
+        train       the median log ratio of training losses
+        by_family   tasks, known (those with a log ratio), win_rate, log_ratio (median)
+        loses_most  the tasks with the largest log ratios above 0
+    """
+    found = task_results(curves, learned, rival, trials)
+    mine, theirs = np.array([r.loss for r in found]), np.array([r.rival_loss for r in found])
+    ratios = np.array([r.log_ratio for r in found])
+    low, high = scores.win_interval(mine, theirs)
     return {
-        "tasks": len(mine),
-        "win_rate": scores.win_rate(mine, theirs) if mine else math.nan,
-        "log_ratio": scores.summary(values)._asdict(),
-        "by_family": per_family,
-        "loses_most": _worst(ratios),
-    }
+        "trials": [min(trials, len(curves.members(f))) for f in (learned, rival)],
+        "tasks": len(found),
+        "win_rate": scores.win_rate(mine, theirs) if found else math.nan,
+        "win_low": low,
+        "win_high": high,
+        "log_ratio": scores.summary(ratios)._asdict(),
+        "train": _median(np.array([r.train for r in found])),
+        "by_family": by_family([r.family for r in found], lambda k: {
+            "tasks": int(k.sum()),
+            "known": int(np.isfinite(ratios[k]).sum()),
+            "win_rate": scores.win_rate(mine[k], theirs[k]),
+            "log_ratio": _median(ratios[k]),
+        }),
+        "loses_most": _worst({r.task: r.log_ratio for r in found}),
+    }  # fmt: skip
 
 
 def by_family(
@@ -126,6 +169,8 @@ def judge(curves: Curves, learned: str) -> dict[str, Any]:
     status = curves.runs["status"][own]
     defaults = {f: duel(curves, learned, f, 1) for f in curves.kinds("default")}
     return _plain({
+        "learned": learned,
+        "trials": len(curves.members(learned)),
         "tasks": len(curves.tasks),
         "steps": int(curves.steps[-1]),
         "seeds": int(np.unique(curves.runs["seed"][own]).size),
@@ -149,7 +194,7 @@ def _speed(curves: Curves, learned: str, search: str) -> dict[str, Any]:
     values = np.array([s.value for s in found.values()])
     saturated = np.array([s.saturated for s in found.values()])
     return {
-        "at": SPEED_AT,
+        "ceiling": 1 / SPEED_AT,
         **scores.summary(values)._asdict(),
         "saturated": float(saturated.mean()) if values.size else math.nan,
         "by_family": by_family(families, lambda k: {

@@ -14,13 +14,14 @@ from helpers.mpi import launch
 
 import lopt
 from lopt import rng, scores, store
-from lopt.card import write_scores
+from lopt.card import card, write_scores
 from lopt.cli import main
 from lopt.comm import SerialComm
 from lopt.comparison import EntrantSpec, built_tasks, compare, entrants_of
 from lopt.errors import ConfigError, StoreError, TaskError, UsageError
 from lopt.judgement import best_losses, final_losses, judge, speed_ups
 from lopt.optlist import greedy_order, learn_list, normalised
+from lopt.scores_text import scores_text
 from lopt.search_spaces import SPACES, random_setting
 from lopt.store.weights import SHIPPED
 
@@ -262,7 +263,9 @@ def test_a_judgement_of_known_losses() -> None:
     c = made_up([1, 2, 4, 8], [2, 2, 2, 2], ["a", "a", "b", "b"])
     found = judge(c, "l")
     duel = found["equal_trials"]["r"]["1"]
-    assert duel["win_rate"] == 0.375
+    assert (duel["win_rate"], duel["trials"], duel["tasks"]) == (0.375, [1, 1], 4)
+    low, high = scores.win_interval([1, 2, 4, 8], [2, 2, 2, 2])
+    assert duel["win_low"], duel["win_high"] == pytest.approx((low, high), rel=1e-3)
     assert duel["log_ratio"]["median"] == pytest.approx(math.log(2) / 2, rel=1e-3)
     assert duel["by_family"]["a"]["win_rate"] == 0.75
     assert duel["by_family"]["b"]["log_ratio"] == pytest.approx(1.5 * math.log(2), rel=1e-3)
@@ -273,6 +276,18 @@ def test_a_judgement_of_known_losses() -> None:
     )  # half way the losses are (10 + f) / 2; the rival needs (10 - f) / 8 of that
     for name, f in (("t0", 1), ("t1", 2), ("t2", 4), ("t3", 8)):
         assert speeds[name] == scores.SpeedUp(pytest.approx((10 - f) / 8), False)
+
+
+def test_training_losses_stand_beside_test_losses() -> None:
+    """The last tenth of 20 points is two: means of 3 and 1 against 1 and 1 are log 2 apart, whatever stands before."""
+    c = made_up([1], [1], ["a"])
+    train = np.full((2, 20), 7.0, np.float32)
+    train[:, -2:] = [[3, 1], [1, 1]]
+    runs = c.runs | {"train": train, "valid": np.ones((2, 20), np.float32)}
+    found = judge(dataclasses.replace(c, steps=np.arange(20), runs=runs), "l")
+    duel = found["equal_trials"]["r"]["1"]
+    assert duel["train"] == pytest.approx(math.log(2), rel=1e-3)
+    assert duel["log_ratio"]["median"] == 0
 
 
 def test_settings_are_chosen_by_the_last_tenth_of_their_curves() -> None:
@@ -318,8 +333,8 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     arguments = ["card", "--weights", str(weights), "--eval", str(folder / "out.h5")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert "| rates, 2 trials | 50 % | 0.00 |" in done.output
-    assert "2 tasks, 20 steps, 2 seeds" in done.output
+    assert "| rates | 1 against 2 | 50 % (9 to 91) | +0.00 | 2 of 2 |" in done.output
+    assert "## out: plain\n\n2 tasks, 20 steps, 2 seeds." in done.output
     kept = store.load_weights(weights)
     assert kept.theta.tolist() == lopt.optimizer("adam", learning_rate=0.1).init_theta().tolist()
     assert kept.provenance["tasks"] == ["mlp", "mlp_seed3"]
@@ -328,7 +343,9 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "out.h5", tmp_path / "long.h5")
     arguments[-1] = str(tmp_path / "long.h5")
     both = CliRunner().invoke(main, arguments).output
-    assert both.count("## Evaluation on 2 tasks") == 2  # beside the first, not instead of it
+    assert (
+        "## long: plain\n" in both and "## out: plain\n" in both
+    )  # beside the first, not instead of it
     assert both.count("### Where it loses") == 2
     opt = lopt.optimizer("adam", learning_rate=0.2)
     store.save_weights(weights, opt, opt.init_theta(), {})
@@ -336,29 +353,128 @@ def test_a_card_says_what_the_curves_say(folder: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "no runs of these weights" in refused.output
 
 
+def entrants_of_one_file(path: Path, entrants: list[tuple[str, int, dict]]) -> tuple[Path, Path]:
+    """Weights of anchored, and c.h5 with a run of each entrant of theirs: family, trial, other options."""
+    opt, n = lopt.optimizer("anchored"), len(entrants)
+    weights = store.save_weights(path / "w.h5", opt, opt.init_theta(), {})
+    given = {"digest": store.load_weights(weights).digest, **opt.config()}
+    infos = [
+        store.EntrantInfo(f"{family} #{k}", family, "learned", k, json.dumps({**given, **told}))
+        for family, k, told in entrants
+    ]
+    c = made_up([1] * n, [1] * n, ["a"] * n)
+    one = {name: column[:n] for name, column in c.runs.items()}
+    one |= {"entrant": np.arange(n), "task": np.zeros(n, np.int64)}
+    found = dataclasses.replace(
+        c, tasks=("t",), families=("a",), lowest=np.zeros(1), entrants=tuple(infos), runs=one,
+        provenance=[{"lopt": "1", "git_commit": "c"}],
+    )  # fmt: skip
+    return weights, store.save_curves(path / "c.h5", found)
+
+
 def test_a_card_says_what_an_optimizer_was_told(tmp_path: Path) -> None:
     """Two entrants of the same weights, one told its steps: two evaluations, and only the second names the option."""
-    opt = lopt.optimizer("anchored")
-    path = store.save_weights(tmp_path / "w.h5", opt, opt.init_theta(), {})
-    c, digest = made_up([1], [2], ["a"]), store.load_weights(path).digest
-    infos = [
-        store.EntrantInfo(
-            name,
-            name,
-            "learned",
-            0,
-            json.dumps({"digest": digest, **opt.config(), "total_steps": n}),
-        )
-        for name, n in (("alone", 0), ("told", 100))
+    weights, curves = entrants_of_one_file(
+        tmp_path, [("alone", 0, {}), ("told", 0, {"total_steps": 100})]
+    )
+    text = write_scores(weights, curves)
+    assert text.count("### Where it loses") == 2 and text.count("is told") == 1
+    assert "The optimizer is told `total_steps = 100`; nothing else is set." in text
+    assert list(store.load_weights(weights).provenance["scores"]) == ["c, alone", "c, told"]
+
+
+def test_a_card_counts_trials_of_its_own(tmp_path: Path) -> None:
+    """Three rates of one learned optimizer: their number is in the title and in the summary."""
+    rates = [("own rates", k, {"rate": 10.0**-k}) for k in range(3)]
+    text = write_scores(*entrants_of_one_file(tmp_path, [("alone", 0, {}), *rates]))
+    assert "## c: own rates (3 trials of its own)\n" in text and "## c: alone\n" in text
+    assert "| c: own rates (3 trials of its own) | 1 | 100 |" in text
+
+
+def test_scores_of_a_comparison_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    """An entrant that has gone leaves the card; what another format of scores says is not shown, but said to be there."""
+    weights, curves = entrants_of_one_file(tmp_path, [("old", 0, {})])
+    write_scores(weights, curves)
+    curves.rename(tmp_path / "other.h5")
+    write_scores(weights, tmp_path / "other.h5")
+    loaded = store.load_weights(weights)
+    known = loaded.provenance["scores"]
+    known["other, old"]["format"] -= 1
+    store.save_weights(weights, loaded.optimizer(), loaded.theta, {"scores": known})
+    text = CliRunner().invoke(main, ["card", "--weights", str(weights)]).output
+    assert "## c: old\n" in text and "## other: old\n" not in text
+    assert "Scores of another version of lopt are not shown" in text
+    (tmp_path / "new").mkdir()
+    _, renamed = entrants_of_one_file(tmp_path / "new", [("new", 0, {})])
+    text = write_scores(weights, renamed)
+    assert list(store.load_weights(weights).provenance["scores"]) == ["other, old", "c, new"]
+    assert "## c: new\n" in text and "## c: old\n" not in text
+
+
+def test_a_card_says_where_it_loses() -> None:
+    """Losses 1, 2, 4, 8 against 2: family b by log 2 and log 4; by wins alone where no lowest loss is known."""
+    c = made_up([1, 2, 4, 8], [2, 2, 2, 2], ["a", "a", "b", "b"])
+    text = scores_text("c", judge(c, "l"))
+    assert "| r (1 against 1) | b +1.04 | [1] +1.39, [2] +0.69 |" in text
+    assert "- [1] `t3`\n- [2] `t2`" in text
+    assert "| speed-up over r | b 0.50 |" in text  # 0.75 and 0.25
+    assert "| b | 2 | 0 %, +1.04 | 0.50 |" in text and "| 4 of 4 |" in text
+    unbounded = dataclasses.replace(c, lowest=np.array([0, 0, -np.inf, -np.inf]))
+    text = scores_text("c", judge(unbounded, "l"))
+    assert "| r (1 against 1) | b 0 % won | none |" in text
+    assert "| b | 2 | 0 %, - | 0.50 |" in text and "| 2 of 4 |" in text
+    half = dataclasses.replace(c, lowest=np.array([0, 0, 0, -np.inf]))
+    assert "| b | 2 | 0 %, +0.69 (of 1) | 0.50 |" in scores_text("c", judge(half, "l"))
+
+
+def test_a_card_marks_saturated_speed_ups() -> None:
+    """Half way at 5.5: a rival that ends at 6 does not get there, one that ends at 5 does after 90 of 100 steps."""
+    text = scores_text("c", judge(made_up([1, 1], [6, 5], ["a", "b"]), "l"))
+    assert "| a | 1 | 100 %, -1.79 | >= 2.00 |" in text
+    assert "| b | 1 | 100 %, -1.61 | 1.80 |" in text
+    assert "50 % of 2 tasks saturated at 2.00." in text
+
+
+def test_a_card_says_how_weights_were_trained(tmp_path: Path) -> None:
+    """Data sets by the families' defaults and options, steps and estimator by the configuration."""
+    opt = lopt.optimizer("adam")
+    names = [
+        "mlp",
+        "mlp:data=blobs+delay=2",
+        "mlp",
+        "quadratic",
+        "char_rnn_language_model",
+        "mlp_seed3",
     ]
-    runs = c.runs | {"entrant": np.array([0, 1])}
-    origin = [{"lopt": "1", "git_commit": "c"}]
-    both = dataclasses.replace(c, entrants=tuple(infos), runs=runs, provenance=origin)
-    store.save_curves(tmp_path / "c.h5", both)
-    text = write_scores(path, tmp_path / "c.h5")
-    assert text.count("## Evaluation on 1 tasks") == 2 and text.count("is told") == 1
-    assert "The optimizer is told `total_steps = 100`; nothing else" in text
-    assert list(store.load_weights(path).provenance["scores"]) == ["c, alone", "c, told"]
+    config = (
+        'es = { estimator = "pes", pairs = 4, sigma = 0.05, horizon = [100, 500], truncation = 20 }\n'
+        'inner = { objective = "log_loss" }\n'
+    )
+    origin = {"tasks": names, "config": config}
+    path = store.save_weights(tmp_path / "w.h5", opt, opt.init_theta(), origin)
+    text = card(path)
+    assert "- tasks: 4 mlp, 1 quadratic, 1 char_rnn_language_model\n" in text
+    assert "- data sets of the tasks: 2 digits, 1 blobs, 1 kjv, 1 drawn by a sampler\n" in text
+    assert "pes, 4 pairs, sigma 0.05; horizons 100 to 500 inner steps in truncations of 20" in text
+    one = config.replace("[100, 500]", "[300, 300]")
+    store.save_weights(path, opt, opt.init_theta(), {**origin, "config": one})
+    assert "; horizon 300 inner steps" in card(path)
+
+
+def test_scores_are_not_written_into_the_installed_package(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shipped name is refused, its file stays as it is; the same file given as a path is written."""
+    folder_with(tmp_path)
+    monkeypatch.setattr(store.weights, "SHIPPED", tmp_path)
+    before = (tmp_path / "plain.h5").read_bytes()
+    arguments = ["card", "--eval", str(folder / "out.h5"), "--weights"]
+    refused = CliRunner().invoke(main, [*arguments, "plain"])
+    assert refused.exit_code == 2 and "'plain' is shipped with lopt" in refused.output
+    assert str(tmp_path / "plain.h5") in refused.output
+    assert (tmp_path / "plain.h5").read_bytes() == before
+    assert CliRunner().invoke(main, [*arguments, str(tmp_path / "plain.h5")]).exit_code == 0
+    assert "## out: plain\n" in CliRunner().invoke(main, ["card", "--weights", "plain"]).output
 
 
 def test_learned_optimizers_are_ranked(tmp_path: Path) -> None:
@@ -399,7 +515,8 @@ def test_what_is_shipped_is_small_sound_and_explained() -> None:
         wanted = {"tasks", "config", "core_hours", "inner_steps", "lopt", "seed"}
         assert wanted <= set(weights.provenance), path
         text = CliRunner().invoke(main, ["info", path.stem]).output
-        assert "## Evaluation on" in text and "### Where it loses" in text, path
+        assert "## Evaluation\n" in text and "### Where it loses" in text, path
+        assert "another version" not in text, path
         task = lopt.task("logistic", batch_size=8)
         assert lopt.rollout(task, weights.optimizer(), weights.theta, steps=20).status == "ok", path
 

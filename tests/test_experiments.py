@@ -110,7 +110,9 @@ def test_evaluation(tmp_path):
     assert "3 of 3 tasks" in out and "as expected" in out
     for picture in ("curves", "overfitting", "wins_zero", "families_zero"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 10_000
-    assert "| anchored | 50 % | 0.00 |" in (tmp_path / "tiny_zero.md").read_text()
+    assert (
+        "| anchored | 50 % (6 to 94) | +0.00 | 3 of 3 |" in (tmp_path / "tiny_zero.md").read_text()
+    )
     found = judge(store.read_curves(tmp_path / "tiny.h5"), "zero")
     own = found["default_against_default"]["anchored"]
     assert (own["win_rate"], own["log_ratio"]["median"]) == (0.5, 0.0)

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "lopt"
 LAYERS = {
     "tiles": 0, "subnormals": 0, "borrowed": 0, "stretches": 0,
     "errors": 0, "kernel_cache": 0, "lanes": 0, "layout": 0, "config": 0, "comm": 0, "registry": 0, "progress": 0,
-    "memory": 0,
+    "memory": 0, "model_arrays": 1,
     "rng": 1, "ops": 1, "cuda_lanes": 1, "cuda_device": 1, "cuda_compiler": 1,
-    "task": 2, "optimizer": 2, "augment": 2, "cuda_update": 2, "scores": 2, "search_spaces": 2,
+    "task": 2, "optimizer": 2, "augment": 2, "cuda_update": 2, "scores": 2, "scores_text": 2, "search_spaces": 2,
     "tasks": 3, "arch": 3, "data": 3,
     "rollout": 4, "cuda_rollout": 4,
     "es": 5, "meta_task": 5,

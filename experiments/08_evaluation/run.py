@@ -15,9 +15,9 @@ from plot import draw, draw_long
 
 from lopt import store
 from lopt.bench import launcher
-from lopt.card import scores_text
 from lopt.experiment import command_line, toml, verdict
 from lopt.judgement import judge
+from lopt.scores_text import scores_text
 from lopt.sweep import folder_name
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def main() -> int:
         for learned in curves.kinds("learned"):
             found = judge(curves, learned)
             (args.out / f"{config.stem}_{folder_name(learned)}.md").write_text(
-                scores_text(found) + "\n"
+                scores_text(config.stem, found) + "\n"
             )
             missed += not_reached(learned, found, expected.get(config.stem, {}))
             judged += 1
