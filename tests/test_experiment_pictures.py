@@ -1,6 +1,6 @@
 """What pictures of experiments show, on numbers made up so that it is known."""
 
-
+import h5py
 import numpy as np
 import pytest
 
@@ -135,3 +135,34 @@ def test_families_without_a_known_lowest_loss_are_named(plot) -> None:
     _, default, tuned = plot.families(curves, "l").axes
     assert [t.get_text() for t in default.texts] == ["100 %", "100 %, no log ratio"]
     assert [t.get_text() for t in tuned.texts] == ["0 %", "0 %, no log ratio"]
+
+
+CONFIG = """
+tasks = [{{ family = "mlp" }}, {{ family = "{family}" }}]
+es = {{ horizon = {horizon} }}
+train = {{ seed = {seed} }}
+"""
+
+
+def test_runs_of_meta_training_share_axes_where_they_share_tasks(tmp_path, folder_module) -> None:
+    """Three runs on two lists of tasks are two rows; the norm of theta is that of all its blocks."""
+    with h5py.File(tmp_path / "runs.h5", "w") as file:
+        for k, (name, family) in enumerate((("A", "mlp"), ("B", "logistic"), ("C", "mlp"))):
+            group = file.create_group(name)
+            group["meta_loss"] = np.array([-1.0, -2.0 - k])
+            group["theta_norm"] = np.array([[3.0, 4.0], [6.0, 8.0 + k]])
+            group.attrs["inner_steps"] = 10**6 * (k + 1)
+            horizon = [100, 100 + 50 * k]
+            group.attrs["config"] = CONFIG.format(family=family, horizon=horizon, seed=k)
+        figure = folder_module("07_meta_training", "logs").picture(file)
+    first, norms, second, _ = figure.axes
+    assert first.get_title() == "tasks of A, C: 2 mlp"
+    assert second.get_title() == "tasks of B: 1 mlp, 1 logistic"
+    assert [line.get_ydata()[-1] for line in first.lines] == [-2, -4]
+    assert [line.get_xdata().tolist() for line in second.lines] == [[100, 200]]
+    assert [line.get_ydata()[0] for line in norms.lines] == [5, 5]
+    assert [t.get_text() for t in norms.get_legend().get_texts()] == [
+        "A: horizon 100, seed 0,\n1.0e6 inner steps",
+        "C: horizon 100 to 200, seed 2,\n3.0e6 inner steps",
+    ]
+    assert all(ax.get_ylabel() for ax in figure.axes)

@@ -7,10 +7,14 @@ A run log of some MB becomes some kB: means over blocks of 100 outer steps, the 
 """
 
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from matplotlib.figure import Figure
 
 from lopt import store
 from lopt.plots import FONT, STYLES, new_figure
@@ -36,24 +40,45 @@ def add(name: str, log: Path) -> None:
 
 
 def draw(path: Path) -> None:
-    """Meta-loss and clipped coordinates of every kept run over outer steps."""
-    figure, axes = new_figure(9.6, 4.2, 1, 2)
+    """The picture of the kept file."""
     with h5py.File(KEPT) as file:
-        for (name, group), (colour, dash) in zip(file.items(), STYLES, strict=False):
+        picture(file).savefig(path)
+
+
+def picture(file: h5py.File) -> Figure:
+    """A row for each list of tasks, whose losses alone can be compared: meta-loss and norm of theta over outer steps."""
+    configs = {name: tomllib.loads(group.attrs["config"]) for name, group in file.items()}
+    lists: list[list[str]] = []
+    for name, config in configs.items():
+        same = (row for row in lists if configs[row[0]]["tasks"] == config["tasks"])
+        row = next(same, None)
+        lists.append([name]) if row is None else row.append(name)
+    figure, axes = new_figure(11, 0.4 + 3.1 * len(lists), len(lists), 2)
+    for (losses, norms), names in zip(axes, lists, strict=True):
+        for name, (colour, dash) in zip(names, STYLES[: len(names)], strict=True):
+            group = file[name]
             steps = BLOCK * (1 + np.arange(group["meta_loss"].size))
-            label = f"{name}: {group.attrs['inner_steps'] / 1e6:.1f}e6 inner steps"
-            axes[0, 0].plot(
-                steps, group["meta_loss"][()], color=colour, ls=dash, lw=1.4, label=label
-            )
             norm = np.sqrt((group["theta_norm"][()] ** 2).sum(axis=1))
-            axes[0, 1].plot(steps, norm, color=colour, ls=dash, lw=1.4)
-    axes[0, 0].set_title("mean log held-out loss of the training tasks", fontsize=FONT)
-    axes[0, 1].set_title("norm of theta", fontsize=FONT)
-    for ax in axes[0]:
-        ax.set_xlabel(f"outer steps, blocks of {BLOCK}")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=FONT)  # fmt: skip
-    figure.savefig(path)
+            losses.plot(steps, group["meta_loss"][()], color=colour, ls=dash, lw=1.4)
+            label = described(name, configs[name], int(group.attrs["inner_steps"]))
+            norms.plot(steps, norm, color=colour, ls=dash, lw=1.4, label=label)
+        families = Counter(task["family"] for task in configs[names[0]]["tasks"])
+        tasks = ", ".join(f"{n} {family}" for family, n in families.most_common())
+        losses.set_title(f"tasks of {', '.join(names)}: {tasks}", fontsize=FONT)
+        losses.set_ylabel("meta-loss: mean log held-out loss", fontsize=FONT)
+        norms.set_ylabel("norm of theta", fontsize=FONT)
+        for ax in (losses, norms):
+            ax.set_xlabel(f"outer step, blocks of {BLOCK}", fontsize=FONT)
+            ax.tick_params(labelsize=FONT - 1)
+        norms.legend(frameon=False, fontsize=FONT, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def described(name: str, config: dict[str, Any], inner_steps: int) -> str:
+    """Legend of a run: horizon, seed, cost."""
+    low, high = config["es"]["horizon"]
+    horizon = f"{low}" if low == high else f"{low} to {high}"
+    return f"{name}: horizon {horizon}, seed {config['train']['seed']},\n{inner_steps / 1e6:.1f}e6 inner steps"
 
 
 if __name__ == "__main__":
