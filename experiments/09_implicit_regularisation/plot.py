@@ -22,7 +22,7 @@ def draw(folder: Path) -> None:
     with h5py.File(folder / "trajectories.h5") as file:
         names, points, steps = file.attrs["entrants"], file["points"][()], file["steps"][()]
     figure, axes = new_figure(2.7 * len(names), 5.4, 2, len(names), height_ratios=(1.3, 1))
-    edge = 1.08 * np.abs(points).max()
+    edge = 1.15 * np.abs(points).max()
     for column, (name, own) in enumerate(zip(names, points, strict=True)):
         plane, sums = axes[:, column]
         plane.plot([-edge, edge], [-edge, edge], color="#c0c0c0", lw=1.0)

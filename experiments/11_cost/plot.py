@@ -42,11 +42,17 @@ def draw(folder: Path) -> None:
     sizes.set(xlabel="parameters", ylabel="ns per parameter and step")
     sizes.legend(frameon=False, fontsize=FONT - 1)
     shades = ["#ca5a00" if learned[k] else "#9ec4dd" for k in order]
-    bars = times.barh(names[order], each[order, -1], color=shades, edgecolor="black", lw=0.5)
-    times.bar_label(bars, [f"{x:.2g}" for x in each[order, -1]], fontsize=FONT - 1, padding=3)
+    last = each[order, -1]  # points: a bar on a logarithmic axis begins nowhere
+    times.scatter(last, names[order], c=shades, edgecolor="black", lw=0.5, s=36, zorder=3)
+    for x, name in zip(last, names[order], strict=True):
+        text = np.format_float_positional(x, precision=2, fractional=False, trim="-")
+        times.annotate(
+            text, (x, name), (7, 0), textcoords="offset points", va="center", fontsize=FONT - 1
+        )
     times.set(xscale="log", xlabel=f"ns per parameter, {n[-1]:,} of them")
-    low, high = each[:, -1].min(), each[:, -1].max()
-    times.set_xlim(low / 2, high * 3)
+    times.set_xlim(last.min() / 2, last.max() * 6)
+    times.grid(axis="y", color="#e6e6e6", lw=0.6)
+    times.set_axisbelow(True)
     memory.barh(names[order], state[order], color=shades, edgecolor="black", lw=0.5, label="state")
     bars = memory.barh(names[order], scratch[order], left=state[order], color="white", edgecolor="black",
                        lw=0.5, hatch="///", label="scratch, shared by all")  # fmt: skip
