@@ -462,19 +462,19 @@ def test_a_card_says_how_weights_were_trained(tmp_path: Path) -> None:
 
 
 def test_scores_are_not_written_into_the_installed_package(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shipped name is refused, its file stays as it is; the same file given as a path is written."""
-    folder_with(tmp_path)
+    weights, curves = entrants_of_one_file(tmp_path, [("alone", 0, {})])
     monkeypatch.setattr(store.weights, "SHIPPED", tmp_path)
-    before = (tmp_path / "plain.h5").read_bytes()
-    arguments = ["card", "--eval", str(folder / "out.h5"), "--weights"]
-    refused = CliRunner().invoke(main, [*arguments, "plain"])
-    assert refused.exit_code == 2 and "'plain' is shipped with lopt" in refused.output
-    assert str(tmp_path / "plain.h5") in refused.output
-    assert (tmp_path / "plain.h5").read_bytes() == before
-    assert CliRunner().invoke(main, [*arguments, str(tmp_path / "plain.h5")]).exit_code == 0
-    assert "## out: plain\n" in CliRunner().invoke(main, ["card", "--weights", "plain"]).output
+    before = weights.read_bytes()
+    arguments = ["card", "--eval", str(curves), "--weights"]
+    refused = CliRunner().invoke(main, [*arguments, "w"])
+    assert refused.exit_code == 2 and "'w' is shipped with lopt" in refused.output
+    assert str(weights) in refused.output
+    assert weights.read_bytes() == before
+    assert CliRunner().invoke(main, [*arguments, str(weights)]).exit_code == 0
+    assert "## c: alone\n" in CliRunner().invoke(main, ["card", "--weights", "w"]).output
 
 
 def test_learned_optimizers_are_ranked(tmp_path: Path) -> None:
