@@ -32,7 +32,7 @@ def write_scores(weights: str | Path, curves: Path) -> str:
             curves.  StoreError: unreadable, or cannot be written.
     """
     loaded = store.load_weights(weights)
-    if not Path(weights).exists():
+    if not Path(weights).is_file():
         raise UsageError(
             f"{str(weights)!r} is shipped with lopt and would change for all its users: give a copy of {loaded.path}, "
             "or that path itself to ship other scores"

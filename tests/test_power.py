@@ -480,7 +480,7 @@ BREAKAGES = [Breakage(*entry) for entry in (
      'if value is not None and of["saturated"]', "if value is None",
      COMPARISON + "a_card_marks_saturated_speed_ups"),
     ("scores written into the installed package", "card.py",
-     "if not Path(weights).exists():", "if not loaded.path.exists():",
+     "if not Path(weights).is_file():", "if not loaded.path.is_file():",
      COMPARISON + "scores_are_not_written_into_the_installed_package"),
     ("log ratios upside down", "judgement.py",
      "scores.log_ratio(a, b,", "scores.log_ratio(b, a,",
