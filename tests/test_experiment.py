@@ -3,11 +3,22 @@
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from lopt.config import Section
 from lopt.errors import ConfigError
-from lopt.experiment import begin, command_line, path_argument, toml, verdict
+from lopt.experiment import (
+    begin,
+    command_line,
+    path_argument,
+    results_and_picture,
+    rounded,
+    save_results,
+    toml,
+    verdict,
+)
 
 
 class Numbers(Section, kw_only=True):
@@ -59,6 +70,40 @@ def test_results_need_a_folder(folder, monkeypatch, capsys):
 def test_a_picture_is_of_one_path(monkeypatch):
     program(monkeypatch, "runs/x")
     assert path_argument("Doc.", "folder") == Path("runs/x")
+
+
+def test_what_is_drawn_and_where_to(tmp_path, monkeypatch):
+    """What is committed goes into docs/; what a run has made, a folder or a file, has its picture there."""
+    here, (folder, file) = Path("/a/experiments/09_b"), (tmp_path, tmp_path / "c.h5")
+    program(monkeypatch)
+    committed = here / "results", Path("/a/docs/p.png")
+    assert results_and_picture("Doc.", here, "results", "p.png") == committed
+    for given in (folder, file):
+        program(monkeypatch, given)
+        assert results_and_picture("Doc.", here, "results", "p.png") == (given, tmp_path / "p.png")
+
+
+def test_rounded_to_twelve_bits():
+    """Half a unit of the 12th bit is 2^-13 of a power of two; what has 12 bits, and what is no number, stays."""
+    x = np.float32(10.0) ** np.random.default_rng(0).uniform(-30, 30, 1000).astype(np.float32)
+    near = rounded(x)
+    error = np.abs(near.astype(np.float64) / x - 1)
+    assert 2.0**-14 < error.max() <= 2.0**-13
+    assert not (near.view(np.uint32) & 0x7FF).any()
+    kept = np.float32([0, -1, 4095 / 1024, np.inf, -np.inf])
+    np.testing.assert_array_equal(rounded(kept), kept)
+    assert np.isnan(rounded(np.float32([np.nan]))[0])
+
+
+def test_results_are_packed(tmp_path):
+    """Arrays and attributes come back; a smooth one is packed; nothing else is left behind."""
+    values = np.arange(10_000.0)
+    save_results(tmp_path / "r.h5", {"a/b": values, "c": 3}, names=["x", "y"])
+    with h5py.File(tmp_path / "r.h5") as file:
+        np.testing.assert_array_equal(file["a/b"][()], values)
+        assert file["c"][()] == 3 and list(file.attrs["names"]) == ["x", "y"]
+    assert (tmp_path / "r.h5").stat().st_size < values.nbytes / 2
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
 
 
 def test_numbers_of_a_file(folder):

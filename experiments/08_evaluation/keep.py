@@ -10,12 +10,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from lopt import store
+from lopt.experiment import rounded
 
 RESULTS = Path(__file__).parent / "results"
-DROPPED = 11  # of 23 bits of mantissa
 
 
 def main() -> None:
@@ -29,13 +27,6 @@ def main() -> None:
     kept = dataclasses.replace(curves, runs=runs, provenance=origin)
     out = store.save_curves(folder / path.name, kept)
     print(f"{out}: {out.stat().st_size:,} bytes, {path.stat().st_size:,} before")
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """float32 to the nearest number of 12 bits of mantissa; infinities and NaNs stay."""
-    bits = values.view(np.uint32)
-    near = (bits + np.uint32(1 << (DROPPED - 1))) & np.uint32(0xFFFFFFFF << DROPPED & 0xFFFFFFFF)
-    return np.where(np.isfinite(values), near.view(np.float32), values)
 
 
 if __name__ == "__main__":
