@@ -39,7 +39,7 @@ def test_truncation(tmp_path):
         members = 4 * (3 if folder.name.startswith("truncated") else 2)
         np.testing.assert_allclose(moved / np.diff(steps, prepend=0) * members * 60, 0.15)
     before = contents(tmp_path)
-    before.pop(str(tmp_path / "learned.h5"))
+    before.pop(str(tmp_path / "truncation.h5"))
     assert rows(run("17_truncation", *arguments)) == rows(out)
     assert before.items() <= contents(tmp_path).items()
 

@@ -6,13 +6,12 @@ python experiments/09_implicit_regularisation/run.py --out runs/implicit
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
-from plot import draw
+from plot import PICTURE, draw, report
 
 from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
-from lopt.experiment import begin, command_line, toml, verdict
+from lopt.experiment import begin, command_line, save_results
 
 HERE = Path(__file__).parent
 
@@ -36,14 +35,18 @@ def main() -> int:
     side = np.linspace(config.low, config.high, config.per_side)
     starts = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
     points = [[trajectory(e, start, config) for start in starts] for e in entrants]
-    with h5py.File(args.out / "trajectories.h5", "w") as file:
-        file.attrs["entrants"] = [e.info.label for e in entrants]
-        file.attrs["specs"] = [e.info.spec for e in entrants]
-        file["starts"] = starts
-        file["steps"] = np.arange(0, config.steps + 1, config.every)
-        file["points"] = np.array(points, np.float32)  # (entrant, start, point, coordinate)
-    draw(args.out)
-    return report(args.out / "trajectories.h5")
+    save_results(
+        args.out / "trajectories.h5",
+        {
+            "starts": starts,
+            "steps": np.arange(0, config.steps + 1, config.every),
+            "points": np.array(points, np.float32),  # (entrant, start, point, coordinate)
+        },
+        entrants=[e.info.label for e in entrants],
+        specs=[e.info.spec for e in entrants],
+    )
+    draw(args.out, args.out / PICTURE)
+    return report(args.out)
 
 
 def trajectory(entrant: Entrant, start: np.ndarray, config: Config) -> np.ndarray:
@@ -58,30 +61,6 @@ def trajectory(entrant: Entrant, start: np.ndarray, config: Config) -> np.ndarra
         if (t + 1) % config.every == 0:
             kept.append(params["xy"])
     return np.array(kept)
-
-
-def report(path: Path) -> int:
-    """What became of x + y and of x - y; the verdict."""
-    expected = toml(HERE / "expected.toml")
-    missed = []
-    with h5py.File(path) as file:
-        names, points, steps = file.attrs["entrants"], file["points"][()], int(file["steps"][-1])
-    print("optimizer                         x+y kept   towards 0 in   |x-y| left")
-    for name, own in zip(names, points.astype(np.float64), strict=True):
-        total, gap = own.sum(axis=-1), np.abs(own[..., 0] - own[..., 1])
-        moved = (np.abs(total[:, 0]) > 1e-9) & (gap[:, 0] > 1e-9)
-        share = total[moved, -1] / total[moved, 0]
-        left = gap[gap[:, 0] > 0, -1] / gap[gap[:, 0] > 0, 0]
-        nearer = 100 * np.mean(share < 1 - 1e-4)
-        print(
-            f"{name:30s} {100 * np.median(share):9.2f} % {nearer:11.0f} % {100 * np.median(left):10.3g} %"
-        )
-        if name in expected["shrinks"]:
-            known = total[:, 0] * (1 - expected["shrinks"][name]) ** steps
-            error = np.abs(total[:, -1] - known).max()
-            if not error <= expected["error_at_most"]["sum"]:
-                missed.append(f"{name}: x + y is off by {error:.2g}")
-    return verdict(missed)
 
 
 if __name__ == "__main__":

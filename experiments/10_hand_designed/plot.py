@@ -1,12 +1,37 @@
-"""Histograms over tasks: how far each row of the table is from the first one."""
+"""Table, histograms and verdict of the optimizers in a curves file, by how much they were tuned.
 
+python experiments/10_hand_designed/plot.py                                the committed file of 08_evaluation, into docs/
+python experiments/10_hand_designed/plot.py runs/evaluation/config.h5
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
+from table import Config, markdown, normalised
 
+from lopt.bench.page import filled
+from lopt.comparison import read
+from lopt.experiment import results_and_picture, toml, verdict
 from lopt.plots import FONT, new_panels
+from lopt.store import read_curves
 
+HERE = Path(__file__).parent
+CURVES, PICTURE, PAGE = "../08_evaluation/results/config.h5", "hand_designed.png", "experiments.md"
 COLUMNS = 4
+
+
+def main() -> int:
+    """Draw and judge what a file holds; beside the docs' picture is the page that has the table."""
+    path, picture = results_and_picture(__doc__, HERE, CURVES, PICTURE)
+    config = read(HERE / "config.toml", Config)
+    losses = normalised(read_curves(path), config.trials)
+    draw(losses, config, picture)
+    page = picture.parent / PAGE
+    if page.exists():
+        page.write_text(filled(page.read_text(), {"hand_designed": markdown(losses)}))
+    print(markdown(losses))
+    return report(losses)
 
 
 def draw(losses: dict[str, np.ndarray], config, path: Path) -> None:
@@ -33,3 +58,20 @@ def draw(losses: dict[str, np.ndarray], config, path: Path) -> None:
         fontsize=FONT + 1,
     )
     figure.savefig(path)
+
+
+def report(losses: dict[str, np.ndarray]) -> int:
+    """The verdict: pairs of expected.toml that are in the table are that way round."""
+    pairs = toml(HERE / "expected.toml")["lower"]
+    known = [(a, b) for a, b in pairs if a in losses and b in losses]
+    missed = [
+        f"{a} is not below {b}"
+        for a, b in known
+        if not np.nanmean(losses[a]) < np.nanmean(losses[b])
+    ]
+    print(f"{len(known)} of {len(pairs)} expected pairs are in the table")
+    return verdict(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

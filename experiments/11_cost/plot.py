@@ -1,24 +1,31 @@
-"""The picture of `run.py`'s file: time of a step by size, per parameter, and memory.
+"""Picture, table and verdict of `run.py`'s file: time of a step by size, per parameter, and memory.
 
+python experiments/11_cost/plot.py                what is committed, into docs/
 python experiments/11_cost/plot.py runs/cost
 """
 
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from lopt.experiment import path_argument
+from lopt.experiment import results_and_picture, toml, verdict
 from lopt.plots import FONT, STYLES, new_figure
 
-
-def main() -> None:
-    """Draw what a folder holds."""
-    draw(path_argument(__doc__, "folder"))
+HERE = Path(__file__).parent
+PICTURE = "cost.png"
 
 
-def draw(folder: Path) -> None:
-    """cost.png: three panels, the dearest optimizers last."""
+def main() -> int:
+    """Draw and judge what a folder holds."""
+    folder, picture = results_and_picture(__doc__, HERE, "results", PICTURE)
+    draw(folder, picture)
+    return report(folder)
+
+
+def draw(folder: Path, picture: Path) -> None:
+    """Three panels, the dearest optimizers last."""
     with h5py.File(folder / "cost.h5") as file:
         names, learned = np.array(file.attrs["entrants"]), np.array(file.attrs["learned"])
         n, seconds = file["parameters"][()], file["seconds"][()]
@@ -66,8 +73,37 @@ def draw(folder: Path) -> None:
     figure.suptitle(
         "An update alone, on one core: hand-made (blue) and learned (orange)", fontsize=FONT + 1
     )
-    figure.savefig(folder / "cost.png")
+    figure.savefig(picture)
+
+
+def report(folder: Path) -> int:
+    """A line per optimizer, and the verdict on bytes of state."""
+    with h5py.File(folder / "cost.h5") as file:
+        names, n = list(file.attrs["entrants"]), file["parameters"][()]
+        seconds, state, scratch = (file[k][()] for k in ("seconds", "state_bytes", "scratch_bytes"))
+    stored = dict(zip(names, state[:, -1] / n[-1], strict=True))
+    print(
+        f"| optimizer | us a call with {n[0]} | ns per parameter of {n[-1]} | state, bytes each | scratch, bytes each |"
+    )
+    print("|---|---|---|---|---|")
+    for k, name in enumerate(names):
+        us, ns = 1e6 * seconds[k, 0], 1e9 * seconds[k, -1] / n[-1]
+        print(
+            f"| {name} | {us:.1f} | {ns:.2f} | {stored[name]:.2f} | {scratch[k, -1] / n[-1]:.2f} |"
+        )
+    expected = toml(HERE / "expected.toml")
+    missed = [
+        f"{name}: {stored[name]:.2f} bytes of state per parameter, not {known}"
+        for name, known in expected["state_bytes"].items()
+        if not abs(stored[name] - known) <= 0.01 * max(known, 1)
+    ]
+    missed += [
+        f"{name}: {stored[name]:.2f} bytes of state per parameter, not {times} times those of Adam"
+        for name, times in expected["at_least_adam"].items()
+        if stored[name] < times * stored["adam"]
+    ]
+    return verdict(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
-from plot import draw
+from plot import PICTURE, draw, report
 
 from lopt import rng
 from lopt.comparison import Entrant, EntrantSpec, entrants_of
 from lopt.config import Section
-from lopt.experiment import begin, command_line, toml, verdict
+from lopt.experiment import begin, command_line, save_results
 from lopt.lanes import pin_blas_threads
 from lopt.task import INNER_VALID, TRAIN, Task
 from lopt.tasks import parse_task
@@ -56,13 +55,22 @@ def main() -> int:
         kept.append([[(r.step_rms, r.train_loss) for r in seeds] for seeds in runs])
     # (entrant, feed, seed, quantity, point)
     means = np.array(kept).reshape(*np.shape(kept)[:-1], -1, config.every).mean(axis=-1)
-    with h5py.File(args.out / "responses.h5", "w") as file:
-        file.attrs.update({"entrants": [e.info.label for e in entrants], "begin": config.begin})
-        file.attrs.update({"feeds": list(config.feeds), "task": config.task})
-        file["steps"] = np.arange(config.every, config.steps + 1, config.every)
-        file["step_rms"], file["train_loss"] = np.moveaxis(means, -2, 0)
-    draw(args.out)
-    return report(args.out / "responses.h5")
+    rms, losses = np.moveaxis(means, -2, 0).astype(np.float32)
+    save_results(
+        args.out / "responses.h5",
+        {
+            "steps": np.arange(config.every, config.steps + 1, config.every),
+            "step_rms": rms,  # (entrant, feed, seed, point)
+            "train_loss": losses,
+        },
+        entrants=[e.info.label for e in entrants],
+        specs=[e.info.spec for e in entrants],
+        begin=config.begin,
+        feeds=list(config.feeds),
+        task=config.task,
+    )
+    draw(args.out, args.out / PICTURE)
+    return report(args.out)
 
 
 def train(task: Task, entrant: Entrant, config: Config, growth: float, seed: int) -> Training:
@@ -91,25 +99,6 @@ def train(task: Task, entrant: Entrant, config: Config, growth: float, seed: int
         opt.step(theta, params, grad, state, losses[t], 0, data, work)
         rms[t] = np.sqrt(np.mean((params - before).astype(np.float64) ** 2))
     return Training(rms, losses, params)
-
-
-def report(path: Path) -> int:
-    """Steps under false losses over those under true ones, from where on they are false; the verdict."""
-    with h5py.File(path) as file:
-        names, feeds = list(file.attrs["entrants"]), list(file.attrs["feeds"])
-        late = file["steps"][()] > file.attrs["begin"]
-        rms, losses = file["step_rms"][()], file["train_loss"][()]
-    same = {name: bool((own == own[:1]).all()) for name, own in zip(names, rms, strict=True)}
-    print("| optimizer | validation losses | step over that of true ones | final training loss |")
-    print("|---|---|---|---|")
-    for name, own, final in zip(names, rms, losses[..., -1], strict=True):
-        size = own[..., late].mean(axis=-1)  # (feed, seed)
-        for feed, ratio, end in zip(feeds, size / size[0], final, strict=True):
-            print(f"| {name} | {feed} | {np.median(ratio):.4f} | {np.median(end):.4g} |")
-    expected = toml(HERE / "expected.toml")
-    missed = [f"{n}: steps differ" for n in expected["blind"] if not same[n]]
-    missed += [f"{n}: no answer" for n in expected["answers"] if same[n]]
-    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from plot import draw
+from plot import PICTURE, draw, report
 
 from lopt import config as cfg
 from lopt import scores
 from lopt.comm import aborting, get_comm
 from lopt.comparison import TaskList, compare, read
 from lopt.config import Section
-from lopt.experiment import begin, command_line, toml, verdict
+from lopt.experiment import begin, command_line, save_results
 from lopt.judgement import median_curve
 from lopt.store import Curves, read_curves
 from lopt.sweep import trained
@@ -74,8 +74,9 @@ def main() -> int:
     if comm.rank != 0:
         return 0
     found = all_scores(read_curves(path), shared, lists)
-    draw(found, config.counts, args.out / "training_tasks.png")
-    return report(found, config.counts)
+    save_results(args.out / "gains.h5", found, groups=list(found), counts=config.counts)
+    draw(args.out, args.out / PICTURE)
+    return report(args.out)
 
 
 def groups(config: Config) -> dict[str, str]:
@@ -141,25 +142,6 @@ def gain(curves: Curves, place: int, run: str) -> float:
     pair = zip(median_curve(curves, place, own), median_curve(curves, place, zero), strict=True)
     lowest = float(curves.lowest[place])
     return float(np.mean([scores.log_ratio(a, b, lowest) for a, b in list(pair)[1:]]))
-
-
-def report(found: dict[str, np.ndarray], counts: tuple[int, ...]) -> int:
-    """Mean and range over runs, and the verdict on the change from the fewest to the most tasks, in a run of full size."""
-    for kind, name in enumerate(("mean", "interquartile mean")):
-        print(f"| training tasks, {name} | {' | '.join(found)} |\n|---|" + "---|" * len(found))
-        for k, count in enumerate(counts):
-            own = [v[kind, k] for v in found.values()]
-            cells = [f"{x.mean():+.3f} ({x.min():+.3f} to {x.max():+.3f})" for x in own]
-            print(f"| {count} | {' | '.join(cells)} |")
-    bounds, missed = toml(HERE / "expected.toml"), []
-    if bounds.pop("counts") != list(counts):
-        return 0
-    for group, own in found.items():
-        change, (low, high) = float(np.mean(own[0, -1] - own[0, 0])), bounds[group]
-        print(f"{group}: mean {change:+.3f} from {counts[0]} to {counts[-1]} tasks")
-        if not low <= change <= high:
-            missed.append(f"{group}, {low} to {high}")
-    return verdict(missed)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,39 @@
-"""The picture of `run.py`'s files: gradients and learned rates over truncation lengths.
+"""Picture, tables and verdict of `run.py`'s file: gradients and learned rates over truncation lengths.
 
+python experiments/17_truncation/plot.py                      what is committed, into docs/
 python experiments/17_truncation/plot.py runs/truncation
 """
 
-import re
+import sys
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 from matplotlib.axes import Axes
+from table import kept, report
 
-from lopt.experiment import path_argument
+from lopt.experiment import results_and_picture
 from lopt.plots import FONT, STYLES, new_figure
 
+HERE = Path(__file__).parent
+PICTURE = "truncation.png"
 ORDER = ("truncated", "pes", "nres")
 GREY, MARKERS = "#808080", "ov^s"  # a marker for each start
 
 
-def main() -> None:
-    """Draw what a folder holds."""
-    draw(path_argument(__doc__, "folder"))
+def main() -> int:
+    """Draw and judge what a folder holds."""
+    folder, picture = results_and_picture(__doc__, HERE, "results", PICTURE)
+    draw(folder, picture)
+    return report(folder)
 
 
-def draw(folder: Path) -> None:
-    """truncation.png: above gradients at rest, below what was learned with them."""
+def draw(folder: Path, picture: Path) -> None:
+    """Above gradients at rest, below what was learned with them."""
+    found = kept(folder)
     figure, axes = new_figure(9.4, 6.8, 2, 2)
-    gradients(axes[0, 0], folder, "balance", "Influence balancing: gradient by theta at rest")
-    gradients(axes[0, 1], folder, "bowl", "Noisy bowl: gradient by the log of the learning rate, at rest")  # fmt: skip
-    with h5py.File(folder / "learned.h5") as file:
-        found = {name: file[name][()] for name in file}
+    gradients(axes[0, 0], found, "balance", "Influence balancing: gradient by theta at rest")
+    gradients(axes[0, 1], found, "bowl", "Noisy bowl: gradient by the log of the learning rate, at rest")  # fmt: skip
     learned(axes[1, 0], found)
     excess(axes[1, 1], found)
     for ax in axes.ravel():
@@ -36,25 +41,20 @@ def draw(folder: Path) -> None:
         ax.tick_params(labelsize=FONT - 1)
     axes[0, 0].legend(frameon=False, fontsize=FONT - 1)
     axes[1, 0].legend(frameon=False, fontsize=FONT - 1)
-    figure.savefig(folder / "truncation.png")
+    figure.savefig(picture)
 
 
-def gradients(ax: Axes, folder: Path, problem: str, title: str) -> None:
+def gradients(ax: Axes, found: dict[str, Any], problem: str, title: str) -> None:
     """Points: mean of the episodes, 2 standard errors.  Lines: exact."""
-    found: dict[str, list] = {}
-    for path in folder.glob(f"gradient_{problem}_*.h5"):
-        name, truncation = re.fullmatch(rf"gradient_{problem}_(\w+)_(\d+)", path.stem).groups()
-        with h5py.File(path) as file:
-            row = (int(truncation), *file["measured"][()], file["exact"][0])
-        found.setdefault(name, []).append(row)
-    for k, (name, style) in enumerate(zip(ORDER, STYLES, strict=False)):
-        if name not in found:
-            continue
-        lengths, mean, error, exact = np.array(sorted(found[name])).T
+    lengths = found[f"{problem}_truncations"]
+    for i, name in enumerate(found["estimators"]):
+        k = ORDER.index(name)
+        colour, dash = STYLES[k]
+        mean, error, _, exact, _ = found[problem][i].T
         shifted = lengths * 1.06 ** (k - 1)
-        ax.plot(lengths, exact, color=style[0], ls=style[1], lw=1.2)
-        ax.errorbar(shifted, mean, 2 * error, color=style[0], ls="none", marker="o", ms=3.5, label=name)  # fmt: skip
-        label_lengths(ax, lengths)
+        ax.plot(lengths, exact, color=colour, ls=dash, lw=1.2)
+        ax.errorbar(shifted, mean, 2 * error, color=colour, ls="none", marker="o", ms=3.5, label=name)  # fmt: skip
+    label_lengths(ax, lengths)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set_title(f"{title}\npoints: measured, 2 standard errors; lines: exact", fontsize=FONT)
 
@@ -66,10 +66,10 @@ def label_lengths(ax: Axes, lengths: np.ndarray) -> None:
     ax.set_xticks([], minor=True)
 
 
-def learned(ax: Axes, found: dict[str, np.ndarray]) -> None:
+def learned(ax: Axes, found: dict[str, Any]) -> None:
     """Learned rates; where truncated ES should come to rest, and the best rate."""
-    lengths = found["truncations"]
-    for k, name in enumerate(found["estimators"].astype(str)):
+    lengths = found["bowl_truncations"]
+    for k, name in enumerate(found["estimators"]):
         colour, x = STYLES[ORDER.index(name)][0], lengths * 1.06 ** (k - 1)
         for own, start, marker in zip(found["theta"][k].T, found["starts"], MARKERS, strict=False):
             label = f"{name}, from {start:g}"
@@ -84,10 +84,10 @@ def learned(ax: Axes, found: dict[str, np.ndarray]) -> None:
     )
 
 
-def excess(ax: Axes, found: dict[str, np.ndarray]) -> None:
+def excess(ax: Axes, found: dict[str, Any]) -> None:
     """What the learned rates cost."""
-    lengths = found["truncations"]
-    for k, name in enumerate(found["estimators"].astype(str)):
+    lengths = found["bowl_truncations"]
+    for k, name in enumerate(found["estimators"]):
         colour, x = STYLES[ORDER.index(name)][0], lengths * 1.06 ** (k - 1)
         for own, marker in zip(found["excess"][k].T, MARKERS, strict=False):
             ax.plot(x, own, color=colour, ls="none", marker=marker, ms=4)
@@ -100,4 +100,4 @@ def excess(ax: Axes, found: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,16 +12,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-from exact import Mean, fixed_points, gradient, lowest, meta_loss
+from exact import fixed_points, gradient, lowest, meta_loss
 from measure import Bias, bowl_of, of_balance, of_bowl
-from plot import draw
+from plot import PICTURE, draw
+from table import report
 
 from lopt import config as cfg
 from lopt import store
 from lopt.comm import Comm, aborting, get_comm
 from lopt.config import Section
 from lopt.es import ESTIMATORS
-from lopt.experiment import begin, command_line, toml, verdict
+from lopt.experiment import begin, command_line, save_results
 from lopt.sweep import folder_name, trained
 
 HERE = Path(__file__).parent
@@ -79,9 +80,10 @@ def main() -> int:
         learned = meta_train(config, args.out, comm)
     if comm.rank != 0:
         return 0
-    write(args.out / "learned.h5", **rates(config, learned))
-    draw(args.out)
-    return report(args.out, config)
+    found = {**gathered(config, args.out), **rates(config, learned)}
+    save_results(args.out / "truncation.h5", found, expected=config.expected)
+    draw(args.out, args.out / PICTURE)
+    return report(args.out)
 
 
 def gradients(config: Config, out: Path) -> None:
@@ -142,8 +144,6 @@ def rates(config: Config, learned: np.ndarray) -> dict[str, np.ndarray]:
         ]
         rest.append((fixed_points(grid, np.array(slopes)) or [np.nan])[0])
     return {
-        "estimators": np.array(config.estimators, "S"),
-        "truncations": np.array(config.truncations),
         "starts": np.array(config.starts),
         "theta": learned,
         "excess": np.reshape(excess, learned.shape),
@@ -154,89 +154,30 @@ def rates(config: Config, learned: np.ndarray) -> dict[str, np.ndarray]:
 
 def keep(path: Path, bias: Bias) -> None:
     """One measured gradient."""
-    write(
-        path,
-        measured=np.array(bias.measured),
-        deviation=np.array(bias.deviation),
-        exact=np.array(bias.exact),
+    save_results(
+        path, {"measured": bias.measured, "deviation": bias.deviation, "exact": bias.exact}
     )
 
 
-def kept(out: Path, problem: str, name: str, truncation: int) -> Bias:
-    """Inverse of `keep`."""
-    with h5py.File(out / f"gradient_{problem}_{name}_{truncation}.h5") as file:
-        measured, exact = (Mean(*file[key][()].tolist()) for key in ("measured", "exact"))
-        return Bias(measured, float(file["deviation"][()]), exact)
-
-
-def write(path: Path, **arrays: np.ndarray) -> None:
-    """One file, all or nothing."""
-    new = path.with_suffix(".new")
-    with h5py.File(new, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-    new.replace(path)
-
-
-def report(out: Path, config: Config) -> int:
-    """Tables and the verdict."""
-    expected = toml(HERE / config.expected)
-    missed = [*report_gradients(out, config, expected), *report_rates(out, config, expected)]
-    return verdict(missed)
-
-
-def report_gradients(out: Path, config: Config, expected: dict[str, Any]) -> list[str]:
-    """What is farther from the exact gradient than chance would have it, or has a sign it should not have."""
-    missed = []
-    print("| problem | estimator | K | mean gradient | exact | standard errors apart | deviation of an episode |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|")
+def gathered(config: Config, out: Path) -> dict[str, np.ndarray]:
+    """All gradients of a problem: measured, its error, deviation of an episode, exact, its error; by estimator and K."""
+    found = {"estimators": np.array(config.estimators, "S")}
     for problem, lengths in (
         ("balance", config.balance.truncations),
         ("bowl", config.truncations),
     ):
-        for name, truncation in itertools.product(config.estimators, lengths):
-            found = kept(out, problem, name, truncation)
-            (value, error), (exact, exact_error) = found.measured, found.exact
-            apart = abs(value - exact) / np.hypot(error, exact_error)
-            print(
-                f"| {problem} | {name} | {truncation} | {value:.4g} +- {error:.2g} | {exact:.4g} | {apart:.1f} "
-                f"| {found.deviation:.3g} |"
-            )
-            if not apart <= expected["standard_errors"]:
-                missed.append(f"{problem}, {name}, K = {truncation}: {apart:.1f} standard errors")
-            whole = kept(out, problem, name, lengths[-1]).exact.value
-            foreseen = name == "truncated" and truncation in expected["wrong_sign"][problem]
-            if (value * whole < 0) != foreseen:
-                missed.append(f"{problem}, {name}, K = {truncation}: sign of the gradient")
-    return missed
+        rows = [
+            [kept(out, problem, name, truncation) for truncation in lengths]
+            for name in config.estimators
+        ]
+        found |= {problem: np.array(rows), f"{problem}_truncations": np.array(lengths)}
+    return found
 
 
-def report_rates(out: Path, config: Config, expected: dict[str, Any]) -> list[str]:
-    """Which estimators learned a rate that costs more, or less, than it should."""
-    with h5py.File(out / "learned.h5") as file:
-        theta, excess, best, rest = (file[k][()] for k in ("theta", "excess", "best", "rest"))
-    print(f"\nbest rate {np.exp(best):.4g}\n")
-    print(
-        "| estimator | K | learned rates | meta-loss over the best | truncated: comes to rest at |"
-    )
-    print("|---|---|---|---|---|")
-    missed = []
-    for (i, name), (j, truncation) in itertools.product(
-        enumerate(config.estimators), enumerate(config.truncations)
-    ):
-        learned = ", ".join(f"{v:.4g}" for v in np.exp(theta[i, j]))
-        costs = ", ".join(f"{v:.3f}" for v in excess[i, j])
-        predicted = f"{np.exp(rest[j]):.4g}" if name == "truncated" else ""
-        print(f"| {name} | {truncation} | {learned} | {costs} | {predicted} |")
-        if name != "truncated" and not excess[i, j].max() <= expected["unbiased_excess"]:
-            missed.append(f"{name}, K = {truncation}: {costs} over the best meta-loss")
-        if name == "truncated" and not (
-            np.abs(theta[i, j] - rest[j]).max() <= expected["off_fixed_point"]
-        ):
-            missed.append(f"truncated, K = {truncation}: {learned}, not at {predicted}")
-        if name == "truncated" and j == 0 and not excess[i, j].min() >= expected["truncated_excess"]:  # fmt: skip
-            missed.append(f"truncated, K = {truncation}: only {costs} over the best meta-loss")
-    return missed
+def kept(out: Path, problem: str, name: str, truncation: int) -> np.ndarray:
+    """What `keep` has written, (5,)."""
+    with h5py.File(out / f"gradient_{problem}_{name}_{truncation}.h5") as file:
+        return np.hstack([file[key][()] for key in ("measured", "deviation", "exact")])
 
 
 if __name__ == "__main__":

@@ -10,16 +10,12 @@ import sys
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from plot import Panel, draw, trials
+from plot import PICTURE, Panel, draw, report
 
 from lopt.comm import Comm, aborting, get_comm
 from lopt.comparison import EntrantSpec, Runs, compare_on
 from lopt.config import Section
-from lopt.experiment import begin, command_line, toml, verdict
-from lopt.judgement import best_losses
-from lopt.rollout import DIVERGED
-from lopt.store import read_curves
+from lopt.experiment import begin, command_line
 from lopt.sweep import folder_name
 from lopt.task import Task
 from lopt.tasks import parse_task_spec, task
@@ -62,7 +58,7 @@ def main() -> int:
             panels.append(train(runs, args.data, args.config.parent, args.out, comm))
     if comm.rank != 0:
         return 0
-    draw(panels, args.out / "resnet.png")
+    draw(panels, args.out / PICTURE)
     return report(panels)
 
 
@@ -94,36 +90,6 @@ def train(network: Network, data: Path, folder: Path, out: Path, comm: Comm) -> 
         if notes and comm.rank == 0:
             print("\n".join(notes))
     return Panel(title, own.name, path)
-
-
-def report(panels: list[Panel]) -> int:
-    """Losses of every trial, and the verdict."""
-    expected = toml(HERE / "expected.toml")
-    missed = []
-    for panel in panels:
-        curves = read_curves(panel.path)
-        i = curves.tasks.index(panel.task)
-        print(f"\n{panel.title}: after {curves.steps[-1]} steps, medians of the seeds\n")
-        print("| optimizer | rate | test loss | validation loss | training loss | diverged |")
-        print("|---|---|---|---|---|---|")
-        lost = {}
-        for family, trial in trials(curves):
-            rows = curves.rows(i, trial.entrant)
-            columns = {
-                n: np.median(curves.runs[n][rows], axis=0) for n in ("test", "valid", "train")
-            }
-            test, valid, train_loss = columns["test"], columns["valid"][-1], columns["train"][-1]
-            lost[family] = float(np.mean(curves.runs["status"][rows] == DIVERGED))
-            losses = f"{test:.4f} | {valid:.4f} | {train_loss:.4f}"
-            print(f"| {family} | {trial.rate} | {losses} | {100 * lost[family]:.0f} % |")
-        ends = {f: float(np.median(best_losses(curves, i, f))) for f in lost}
-        tuned = min(ends[f] for f in curves.kinds("tuned"))
-        for family in (*curves.kinds("learned"), *curves.kinds("default")):
-            ratio = float(np.log(ends[family] / tuned))
-            print(f"{family}: log ratio to the best of all searches {ratio:+.3f}")
-            if not (ratio <= expected["log_ratio"] and lost[family] <= expected["diverged"]):
-                missed.append(f"{family} on {panel.title}: {ratio:+.3f}")
-    return verdict(missed)
 
 
 if __name__ == "__main__":
