@@ -168,6 +168,12 @@ def _margin(family: dict[str, Any]) -> str:
     return f"{percent(family['win_rate'])} won" if ratio is None else _signed(ratio)
 
 
+def duel_text(d: dict[str, Any]) -> str:
+    """A duel in one cell: wins, median log ratio, interquartile mean with its interval."""
+    r = d["log_ratio"]
+    return f"{_outcome(d)}, {_signed(r['iqm'])} ({_signed(r['low'])} to {_signed(r['high'])})"
+
+
 def _outcome(x: dict[str, Any]) -> str:
     """Wins and median log ratio of a duel or of one of its families, and of how many tasks if not of all."""
     ratio = x["log_ratio"]

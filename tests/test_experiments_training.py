@@ -155,7 +155,7 @@ points = 2
 seeds = 1
 outer_batches = 1
 tasks = "judged.toml"
-entrants = [{ optimizer = "adam" }]
+entrants = [{ optimizer = "adam" }, { weights = "rival.h5" }]
 """
 
 
@@ -165,12 +165,13 @@ def test_ablations(tmp_path):
     (tmp_path / "ablations.toml").write_text(ABLATIONS)
     (tmp_path / "others.toml").write_text(RECIPE.replace("[8]", "[4]"))
     (tmp_path / "judged.toml").write_text('tasks = ["mlp:data=digits,hidden=[8],batch_size=8"]')
-    out = tmp_path / "out"
+    rival, out = lopt.optimizer("anchored", head=False, total_steps=5), tmp_path / "out"
+    store.save_weights(tmp_path / "rival.h5", rival, rival.init_theta(), {})
     given = ["--out", str(out), "--config", str(tmp_path / "ablations.toml")]
     run("07_meta_training", *given, program="ablations.py")
     curves = store.read_curves(out / "ablations.h5")
     names = ["as it is", "the same", "another seed", "rate, twice", "other tasks"]
-    assert [e.family for e in curves.entrants] == ["adam", *names]
+    assert [e.family for e in curves.entrants] == ["adam", "rival", *names]
     configs = {}
     for name in names:
         with store.RunReader(out / folder_name(name) / "run.h5") as log:

@@ -62,11 +62,15 @@ def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_comparison(config: Config, folder: Path, out: Path) -> None:
-    """comparison.toml: the rivals of ablations.toml, and the weights of every variant."""
+    """comparison.toml: the rivals of ablations.toml, whose files lie beside it, and the weights of every variant."""
     tree = dict(config.comparison)
     tree["tasks"] = str((folder / tree["tasks"]).resolve())
+    rivals = [
+        {**e, "weights": str((folder / e["weights"]).resolve())} if "weights" in e else e
+        for e in tree["entrants"]
+    ]
     runs = [{"family": n, "weights": f"{folder_name(n)}/weights.h5"} for n in config.variants]
-    tree["entrants"] = [*tree["entrants"], *runs]
+    tree["entrants"] = [*rivals, *runs]
     (out / "comparison.toml").write_text(tomli_w.dumps(tree))
 
 
