@@ -5,7 +5,7 @@
     theta = lopt.load_weights("x.h5").theta
     trace = lopt.rollout(task, opt, theta, steps=1000, seed=0)
 
-    state = opt.init(params, theta)                            # params: a dict of NumPy arrays of your own
+    opt, state = lopt.load_weights("compass").start(params)    # params: a dict of NumPy arrays of your own
     params, state = opt.update(params, grads, state, loss=loss)
 
 Importing lopt touches no device, no MPI, no HDF5 and no command line.

@@ -18,7 +18,7 @@ from lopt import rng
 from lopt.errors import TaskError, unknown
 from lopt.lanes import Returned, apart, kernel, lane, lanes, sum32, sync
 from lopt.layout import Layout
-from lopt.registry import spec
+from lopt.registry import instance, spec
 from lopt.task import Task, TaskData
 
 LEVELS = ("none", "global", "tensor", "parameter")
@@ -62,13 +62,12 @@ class Augmentation:
         checks = {
             "low": (0 < self.low <= self.high, "a number above 0, at most high"),
             "high": (self.high < math.inf, "a finite number"),
-            "seed": (isinstance(self.seed, int) and 0 <= self.seed < 2**32, "0 to 2^32 - 1"),
+            "seed": (0 <= self.seed < 2**32, "0 to 2^32 - 1"),
             "batch_fraction": (0 < self.batch_fraction <= 1, "above 0, at most 1"),
             "loss_scale": (0 < self.loss_scale < math.inf, "a finite number above 0"),
-            "normalise": (isinstance(self.normalise, bool), "true or false"),
             "gradient_noise": (0 <= self.gradient_noise < math.inf, "a finite number, 0 or more"),
             "zero_probability": (0 <= self.zero_probability < 1, "0 or more, below 1"),
-            "delay": (isinstance(self.delay, int) and 0 <= self.delay, "an integer, 0 or more"),
+            "delay": (self.delay >= 0, "an integer, 0 or more"),
         }
         for key, (good, valid) in checks.items():
             if not good:
@@ -304,10 +303,6 @@ def augment(task: Task, **options: Any) -> AugmentedTask:
     """A task under an augmentation; the options are the fields of `Augmentation`.
 
     Raises:
-        TaskError: an unknown option or a value out of range.
+        TaskError: an unknown option, a value of a wrong type or out of range.
     """
-    valid = [f.name for f in dataclasses.fields(Augmentation)]
-    for key in options:
-        if key not in valid:
-            raise TaskError(unknown("option of augment:", key, valid))
-    return AugmentedTask(task, Augmentation(**options))
+    return AugmentedTask(task, instance(Augmentation, "augment", TaskError, options))

@@ -8,6 +8,7 @@ import difflib
 import math
 import re
 import tomllib
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lopt.errors import ConfigError, unknown
+from lopt.errors import ConfigError, located, unknown
 
 ESTIMATORS = ("full", "truncated", "pes", "gpes", "nres")
 OBJECTIVES = ("loss", "log_loss")
@@ -295,46 +296,33 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _from_dict(tree: dict[str, Any]) -> Config:
-    """The configuration that plain values describe; unknown keys are reported before types."""
+    """The configuration that plain values describe."""
     tasks = tree.get("tasks")
     if isinstance(tasks, list):
-        specs = [{"family": t} if isinstance(t, str) else t for t in tasks]
-        tree = {**tree, "tasks": specs}
-        for i, spec in enumerate(specs):
-            _check_keys(TaskSpec, spec, f"tasks.{i}.")
-    _check_keys(Config, tree, "")
-    for name, kind in _SECTIONS.items():
-        _check_keys(kind, tree.get(name), f"{name}.")
-    try:
-        return msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), tree)) from error
+        tree = {**tree, "tasks": [{"family": t} if isinstance(t, str) else t for t in tasks]}
+    return convert(tree, Config)
 
 
 def convert(tree: dict[str, Any], kind: type[Section]) -> Any:
-    """Plain values as a section of another file than a run's configuration.
+    """Plain values as a section; unknown keys are reported before types.
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, a value out of range.
     """
-    _check_keys(kind, tree, "")
+    sections = {f.name: f.type for f in msgspec.structs.fields(kind) if _is_section(f.type)}
+    _check_keys(kind, tree, "", sections)
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), tree)) from error
 
 
-_SECTIONS = {
-    "optimizer": OptimizerSpec,
-    "es": EsConfig,
-    "outer": OuterConfig,
-    "inner": InnerConfig,
-    "train": TrainConfig,
-}
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
-def _check_keys(kind: type[Section], value: object, prefix: str) -> None:
-    """Refuse keys a section does not have; the nearest valid key may belong to another section."""
+def _check_keys(kind: type[Section], value: object, prefix: str, sections: dict[str, Any]) -> None:
+    """Refuse keys that a section, or one in it, does not have; the nearest valid key may belong to another of `sections`."""
     if not isinstance(value, dict):
         return
     valid = kind.__struct_fields__
@@ -343,7 +331,7 @@ def _check_keys(kind: type[Section], value: object, prefix: str) -> None:
             continue
         near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
         options = [prefix + near[0]] if near else []
-        options += [f"{s}.{key}" for s, k in _SECTIONS.items() if key in k.__struct_fields__]
+        options += [f"{s}.{key}" for s, k in sections.items() if key in k.__struct_fields__]
         hint = f"; did you mean {options[0]}?" if options else ""
         raise ConfigError(
             f"unknown key {prefix}{key} (value {value[key]!r}){hint} "
@@ -352,17 +340,25 @@ def _check_keys(kind: type[Section], value: object, prefix: str) -> None:
     for field in msgspec.structs.fields(kind):
         if field.required and field.name not in value:
             raise ConfigError(f"missing key {prefix}{field.name}")
+        for place, inner, held in _inside(field, value.get(field.name)):
+            _check_keys(inner, held, f"{prefix}{place}.", sections)
+
+
+def _inside(field: Any, value: object) -> Iterator[tuple[str, type[Section], object]]:
+    """(key, section, value) of the section that a field is, or of those in its list."""
+    if _is_section(field.type):
+        yield field.name, field.type, value
+    elements = [kind for kind in typing.get_args(field.type) if _is_section(kind)]
+    if elements and isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield f"{field.name}.{i}", elements[0], item
 
 
 def _explain(message: str, tree: dict[str, Any]) -> str:
-    """Rewrite a type error (text, then a path such as `$.tasks[0].weight`) with key and value."""
-    what, _, path = message.partition(" - at `$")
-    parts = re.findall(r"[^.\[\]]+", path.rstrip("`"))
-    value: Any = tree
-    for part in parts:
-        value = value[int(part) if isinstance(value, list | tuple) else part]
+    """msgspec's text on a wrong type, with dotted key and value."""
+    what, keys, value = located(message, tree)
     what = what.replace("`", "").replace("object", "a table").replace("array", "a list")
-    return f"{'.'.join(parts)} = {value!r}: {what[0].lower()}{what[1:]}"
+    return f"{'.'.join(keys)} = {value!r}: {what[0].lower()}{what[1:]}"
 
 
 # Overrides

@@ -5,7 +5,9 @@ Every message says what was wrong, the offending value, and the nearest valid on
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class LoptError(Exception):
@@ -54,3 +56,18 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (valid: {', '.join(names)})"
+
+
+def located(message: str, tree: dict[str, Any]) -> tuple[str, list[str], Any]:
+    """What msgspec says of a value that it refused, the keys that lead to it, and the value.
+
+    Args:
+        message: msgspec's: a text, then a path such as `$.tasks[0].weight`.
+        tree: what was refused as a whole.
+    """
+    what, _, path = message.partition(" - at `$")
+    keys = re.findall(r"[^.\[\]]+", path.rstrip("`"))
+    value: Any = tree
+    for key in keys:
+        value = value[int(key) if isinstance(value, list | tuple) else key]
+    return what, keys, value

@@ -20,7 +20,8 @@ from numba import config, njit
 from numba.core.caching import FunctionCache
 
 PACKAGE = Path(str(importlib.resources.files("lopt")))
-HOST_ONLY = ("data", "errors")  # rooms that hold no kernel and no constant of one
+# Rooms that hold no kernel and no constant of one.
+HOST_ONLY = ("data", "errors", "model_arrays", "registry")
 _IMPORT = re.compile(r"^from lopt([\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 

@@ -262,6 +262,17 @@ def sum32(values, n, partials):
     return fold_partials(partials)
 
 
+@kernel
+def has_nonfinite(x):
+    """Whether an element of x is NaN or infinite, in float32 terms; known to every lane, it synchronises."""
+    most = x.dtype.type(3.4028235e38)  # the largest float32
+    bad = 0
+    for i in range(lane(), x.size, lanes()):
+        if not (abs(x[i]) <= most):
+            bad += 1
+    return anywhere(bad > 0)
+
+
 @functools.cache
 def pin_blas_threads() -> None:
     """Give this process one BLAS thread, whatever the environment says.

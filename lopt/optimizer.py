@@ -6,6 +6,7 @@ state.  Hand-made optimizers have their hyper-parameters as theta, so the outer 
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,6 +17,7 @@ from lopt.borrowed import borrowed
 from lopt.errors import OptimizerError
 from lopt.lanes import entry_point, pin_blas_threads
 from lopt.layout import Layout
+from lopt.model_arrays import flatten, floats, number, tensors_of, too_large
 from lopt.registry import build
 from lopt.subnormals import flush, restore
 
@@ -93,11 +95,15 @@ class Optimizer(abc.ABC):
         status    0 ok, anything else: the step was refused (non-finite input)
 
     `entry` is the core compiled for STEP_SIG; every class that states a core gets one.
+
+    `hand_made` says that theta are the options, which need no training: `init_theta` is then what a user means who gives
+    none.  A learned optimizer has to be told its theta.
     """
 
     name: ClassVar[str]
     core: ClassVar[Callable[..., int]]
     entry: ClassVar[Callable[..., int]]
+    hand_made: ClassVar[bool] = False
     uses_valid_loss: ClassVar[bool] = False
     uses_loss: ClassVar[bool] = False
 
@@ -154,19 +160,22 @@ class Optimizer(abc.ABC):
         """State for a dict of arrays: NumPy's, or on a GPU (`__cuda_array_interface__`, float32, contiguous).
 
         Args:
-            params: named float arrays of any shape.
-            theta: (D,) meta-parameters, for instance from `load_weights`; the initial ones if omitted.
+            params: named float arrays of any shape.  All is computed in float32, and new parameters are float32:
+                float64 and float16 are converted, integers and complex numbers are refused.
+            theta: (D,) meta-parameters, for instance `load_weights(...).theta`; only a hand-made optimizer has its own.
 
         Raises:
-            OptimizerError: theta has the wrong shape or is not finite.
+            OptimizerError: no dict, or an array that is not of finite floats (on a GPU `update` is the first to look at
+                values); theta has the wrong shape, is not finite, or was not given to a learned optimizer.
             DeviceError: the parameters are on a GPU that numba-cuda does not find.
         """
-        theta = self.init_theta() if theta is None else self.check_theta(theta)
+        theta = self.theta_or_own(theta)
         if _on_gpu(params):
             from lopt import cuda_update
 
             return cuda_update.init(self, params, theta)
-        layout = Layout.of(params)
+        layout = Layout.of(tensors_of("params", params))
+        flatten("params", params, layout)  # refuses what is not finite
         return State(self.init_state(theta, layout), theta, layout)
 
     def update(
@@ -177,7 +186,7 @@ class Optimizer(abc.ABC):
         loss: float | None = None,
         valid_loss: float | None = None,
     ) -> tuple[dict[str, np.ndarray], State]:
-        """One step.  Inputs are left untouched; new parameters and a new state are returned.
+        """One step.  Inputs are left untouched; new parameters, float32, and a new state are returned.
 
         A `valid_loss` is shown to the optimizer first, as a validation call of its own, then the training step is made:
         the order of a fused rollout, so both surfaces give the same numbers.
@@ -186,28 +195,33 @@ class Optimizer(abc.ABC):
         given.
 
         Raises:
-            OptimizerError: tensors do not match the state's layout, a gradient or loss is not finite, or the optimizer
-                needs a loss and none was given.
+            OptimizerError: nothing is changed then.  Tensors do not match the state's layout; a parameter, gradient or
+                loss is not a finite float, or so large that a new parameter or the state would not be finite; the state
+                is of another optimizer; the optimizer needs a loss and none was given.
         """
         pin_blas_threads()
+        loss, valid_loss = number("loss", loss), number("valid_loss", valid_loss)
         if self.uses_loss and loss is None:
             raise OptimizerError(f"optimizer {self.name!r} needs the training loss: pass loss=...")
-        for what, value in (("loss", loss), ("valid_loss", valid_loss)):
-            _refuse_nonfinite(what, value)
+        layout, needs = state.layout, _needs(self, state.layout)
+        _refuse_other_state(self.name, state, needs)
         if _on_gpu(params):
             from lopt import cuda_update
 
             return cuda_update.update(self, params, grads, state, loss, valid_loss)
-        flat, grad = state.layout.flatten(params), state.layout.flatten(grads)
-        _refuse_nonfinite("grads", grad)
+        flat, grad = flatten("params", params, layout), flatten("grads", grads, layout)
         new = state.flat.copy()
-        data, work = self.opt_data(state.layout), np.empty(self.work_size(state.layout), np.float32)
+        data, work = needs.data, np.empty(needs.work, np.float32)
         if valid_loss is not None and self.uses_valid_loss:
-            self.step(state.theta, flat, grad, new, float(valid_loss), 1, data, work)
-        status = self.step(state.theta, flat, grad, new, float(loss or 0.0), 0, data, work)
+            self.step(state.theta, flat, grad, new, valid_loss, 1, data, work)
+        status = self.step(state.theta, flat, grad, new, loss or 0.0, 0, data, work)
         if status != 0:
             raise OptimizerError(f"optimizer {self.name!r} refused the step (status {status})")
-        return state.layout.views(flat), state._replace(flat=new)
+        if not (np.isfinite(flat).all() and np.isfinite(new).all()):
+            grad = layout.flatten(grads)  # the kernel may have used the other one as scratch
+            reason = too_large(flat, new, grad, loss, layout)
+            raise OptimizerError(f"optimizer {self.name!r}: {reason}")
+        return layout.views(flat), state._replace(flat=new)
 
     def step(
         self,
@@ -232,7 +246,7 @@ class Optimizer(abc.ABC):
         Raises:
             OptimizerError: wrong shape or non-finite values.
         """
-        theta = np.ascontiguousarray(theta, np.float32)
+        theta = np.ascontiguousarray(floats("theta", theta), np.float32)
         if theta.shape != (self.theta_layout.size,):
             raise OptimizerError(
                 f"theta has shape {theta.shape}, optimizer {self.name!r} needs ({self.theta_layout.size},)"
@@ -241,14 +255,52 @@ class Optimizer(abc.ABC):
             raise OptimizerError("theta has non-finite values")
         return theta
 
+    def theta_or_own(self, theta: np.ndarray | None) -> np.ndarray:
+        """`check_theta`; without a theta, that of the options, which only a hand-made optimizer has.
 
-def _on_gpu(arrays: Mapping[str, Any]) -> bool:
-    return any(hasattr(a, "__cuda_array_interface__") for a in arrays.values())
+        Raises:
+            OptimizerError: as `check_theta`; a learned optimizer was given none.
+        """
+        if theta is not None:
+            return self.check_theta(theta)
+        if not self.hand_made:
+            raise OptimizerError(
+                f"optimizer {self.name!r} is learned: pass theta: load_weights(...).theta, "
+                "or opt.init_theta() for an untrained one"
+            )
+        return self.init_theta()
 
 
-def _refuse_nonfinite(what: str, value: Any) -> None:
-    if value is not None and not np.isfinite(value).all():
-        raise OptimizerError(f"{what} has non-finite values; the step was not made")
+class Needs(NamedTuple):
+    """What an optimizer needs for parameters of one layout: constants, and numbers of elements."""
+
+    data: OptData
+    state: int
+    theta: int
+    work: int
+
+
+@functools.lru_cache(maxsize=8)
+def _needs(opt: Optimizer, layout: Layout) -> Needs:
+    """Kept, because making it takes longer than a step on a small model."""
+    sizes = opt.state_size(layout), opt.theta_layout.size, opt.work_size(layout)
+    return Needs(opt.opt_data(layout), *sizes)
+
+
+def _refuse_other_state(name: str, state: State, needs: Needs) -> None:
+    """Refuse the state of another optimizer, whose arrays a kernel would read beyond their ends."""
+    if (state.flat.shape, state.theta.shape) != ((needs.state,), (needs.theta,)):
+        raise OptimizerError(
+            f"state is of another optimizer: {state.flat.size} values and {state.theta.size} meta-parameters, "
+            f"{name!r} needs {needs.state} and {needs.theta}; make one with its init"
+        )
+
+
+def _on_gpu(arrays: Any) -> bool:
+    arrays = (
+        arrays.values() if isinstance(arrays, Mapping) else ()
+    )  # what is no dict is refused elsewhere
+    return any(hasattr(a, "__cuda_array_interface__") for a in arrays)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {}

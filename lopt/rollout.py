@@ -24,7 +24,16 @@ from lopt.augment import work_size as augment_work_size
 from lopt.borrowed import borrowed
 from lopt.config import DEVICES
 from lopt.errors import UsageError, unknown
-from lopt.lanes import anywhere, apart, entry_point, kernel, lane, lanes, pin_blas_threads, sync
+from lopt.lanes import (
+    apart,
+    entry_point,
+    has_nonfinite,
+    kernel,
+    lane,
+    lanes,
+    pin_blas_threads,
+    sync,
+)
 from lopt.optimizer import OPT_DATA_TYPE, STEP_SIG, Optimizer
 from lopt.subnormals import flush, restore
 from lopt.task import EVALUATE_SIG, INNER_VALID, OUTER_VALID, TASK_DATA_TYPE, TRAIN, Task
@@ -44,17 +53,6 @@ class Buffers(NamedTuple):
     task_work: np.ndarray  # float32
     opt_work: np.ndarray  # float32
     augment_work: np.ndarray  # float32
-
-
-@kernel
-def has_nonfinite(x):
-    """Whether an element of x is NaN or infinite; known to every lane."""
-    big = x.dtype.type(3.0e38)
-    bad = 0
-    for i in range(lane(), x.size, lanes()):
-        if not (abs(x[i]) <= big):
-            bad += 1
-    return anywhere(bad > 0)
 
 
 @kernel
@@ -384,7 +382,7 @@ def rollout(
     """Train a task from its initial parameters with an optimizer.
 
     Args:
-        theta: (D,) meta-parameters; the optimizer's initial ones if omitted.
+        theta: (D,) meta-parameters; only a hand-made optimizer has its own, from its options.
         steps: inner steps T.
         seed: address of initial parameters and batches; equal seeds give equal bits.
         device: "cpu", or "cuda": on one thread block of a GPU; many at once are for meta-training.
@@ -392,11 +390,11 @@ def rollout(
 
     Raises:
         UsageError: steps < 1 or unknown device.  DeviceError: device not available.
-        OptimizerError: theta of wrong shape or not finite.
+        OptimizerError: theta of wrong shape or not finite, or none for a learned optimizer.
     """
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
-    theta = opt.init_theta() if theta is None else opt.check_theta(theta)
+    theta = opt.theta_or_own(theta)
     runner = runner_on(device, task, opt, schedule or Schedule())
     stream = rng.stream(seed)
     particle = runner.start(theta, stream)

@@ -142,6 +142,39 @@ def test_mistakes_are_named(overrides: list[str], message: str) -> None:
     assert isinstance(caught.value, UsageError)  # exit code 2
 
 
+class Part(cfg.Section, kw_only=True):
+    family: str
+    weight: float = 1.0
+
+
+class Whole(cfg.Section, kw_only=True):
+    first: Part
+    rest: tuple[Part, ...] = ()
+    steps: int = 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"frist": {}}, "unknown key frist (value {}); did you mean first?"),
+        ({"first": {"famly": "a"}}, "unknown key first.famly (value 'a'); did you mean first.family?"),
+        (
+            {"first": {"family": "a"}, "rest": [{"family": "b"}, {"famly": "c"}]},
+            "unknown key rest.1.famly (value 'c'); did you mean rest.1.family? (valid: rest.1.family,",
+        ),
+        ({"first": {"family": "a"}, "weight": 2}, "unknown key weight (value 2); did you mean first.weight?"),
+        ({"first": {"family": "a"}, "rest": [{}]}, "missing key rest.0.family"),
+        ({"first": {"family": "a", "steps": 2}}, "unknown key first.steps (value 2) (valid: first.family,"),
+        ({"first": {"family": "a"}, "rest": [3]}, "rest.0 = 3: expected a table, got int"),
+        ({"first": {"family": 1}}, "first.family = 1: expected str, got int"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_sections_within_sections_are_named(tree: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cfg.convert(tree, Whole)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("key", "bad", "good"),
     [

@@ -17,7 +17,7 @@ from lopt import cuda_device, cuda_rollout, cuda_update, rng, store
 from lopt.cli import main
 from lopt.cuda_compiler import STATIC_SHARED, Compiled, missing
 from lopt.cuda_device import LANE_REGISTERS, THREADS
-from lopt.errors import DeviceError
+from lopt.errors import DeviceError, OptimizerError
 from lopt.optimizer import OPTIMIZERS
 from lopt.rollout import Runner, Schedule
 from lopt.task import TASKS
@@ -86,10 +86,32 @@ def test_an_update_in_place_is_that_of_the_cpu(found, name: str) -> None:
     assert same(found, f"update/{name}") == 3
 
 
-def test_an_update_that_is_refused_changes_nothing(found) -> None:
-    assert str(found["refused"]) == (
-        "grads has non-finite values; the step was not made; same: True"
-    )
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("gradient", "grads['w'] has nan at (1,): must be finite"),
+        ("parameter", "params['w'] has inf at (2,): must be finite"),
+        ("too large", "the step would make the state inf: the largest gradient is 2e+19, in 'w'"),
+    ],
+)
+def test_an_update_that_is_refused_changes_nothing(found, case: str, words: str) -> None:
+    said = str(found[f"refused/{case}"])
+    assert words in said and said.endswith("; same: True")
+
+
+def test_tensors_on_a_gpu_are_single_floats_side_by_side() -> None:
+    """What an address alone cannot tell is refused before anything is launched."""
+    fine = np.ones((2, 3), np.float32)
+    assert cuda_update.address("params['w']", Elsewhere(fine), (2, 3)) == fine.ctypes.data
+    for array, words in (
+        (fine.astype(np.float64), "is float64, must be float32 on a GPU"),
+        (fine.T.copy(), r"has shape \(3, 2\), expected \(2, 3\)"),
+        (np.asfortranarray(fine), "is not contiguous"),
+    ):
+        with pytest.raises(OptimizerError, match=rf"params\['w'\] {words}"):
+            cuda_update.address("params['w']", Elsewhere(array), (2, 3))
+    with pytest.raises(OptimizerError, match="is not on the GPU"):
+        cuda_update.address("params['w']", fine, (2, 3))
 
 
 def test_the_check_of_a_machine_tells_right_from_wrong_and_keeps_the_runs(found) -> None:

@@ -39,6 +39,7 @@ RNG, OPS, DATA, CONFIG = (f"test_{f}.py::test_" for f in ("rng", "ops", "data", 
 OWN, TABLES = "test_data_in_tasks.py::test_", "test_tables.py::test_"
 TASKS, OPTIMIZERS = "test_closed_form_tasks.py::test_", "test_optimizers.py::test_"
 LEARNED, VERIFY = "test_learned_optimizers.py::test_", "test_verify.py::test_"
+MODEL = "test_own_model.py::test_"
 TILES, RESNET = "test_tiles.py::test_", "test_resnet.py::test_"
 ROLLOUT, META, TRAIN = (f"test_{f}.py::test_" for f in ("rollout", "meta", "train"))
 ES, PARTS, OUTER = (f"test_{f}.py::test_" for f in ("es", "es_parts", "outer"))
@@ -245,6 +246,35 @@ BREAKAGES = [Breakage(*entry) for entry in (
     ("verification that passes everything", "verify.py",
      "worst = max(worst, error / largest[key]", "worst = max(worst, 0.0 * largest[key]",
      VERIFY + "a_small_change_of_theta_is_noticed[case0-mlp]"),
+
+    # A model of the user's own
+    ("an infinite state is kept", "optimizer.py",
+     "np.isfinite(flat).all() and np.isfinite(new).all()", "np.isfinite(flat).all()",
+     MODEL + "gradients_of_any_size_give_a_finite_step_or_none[adam0]"),
+    ("infinite parameters are returned", "optimizer.py",
+     "np.isfinite(flat).all() and np.isfinite(new).all()", "np.isfinite(new).all()",
+     MODEL + "a_loss_and_parameters_too_large_are_refused_too"),
+    ("the user's own state is the one that is updated", "optimizer.py",
+     "new = state.flat.copy()", "new = state.flat",
+     MODEL + "gradients_of_any_size_give_a_finite_step_or_none[adam0]"),
+    ("a learned optimizer starts untrained where no theta is given", "optimizer.py",
+     "        if not self.hand_made:\n", "        if False:\n",
+     MODEL + "a_learned_optimizer_does_not_guess_its_theta[anchored]"),
+    ("whoever does not say so is hand-made", "optimizer.py",
+     "hand_made: ClassVar[bool] = False", "hand_made: ClassVar[bool] = True",
+     MODEL + "hand_made_optimizers_are_those_with_a_textbook"),
+    ("weights start without their theta", "store/weights.py",
+     "opt.init(params, self.theta)", "opt.init(params, opt.init_theta())",
+     MODEL + "weights_start_on_a_model"),
+    ("imaginary parts are dropped", "model_arrays.py",
+     'array.dtype.kind != "f"', 'array.dtype.kind not in "fc"',
+     MODEL + "what_is_no_tensor_of_finite_floats_is_refused[complex]"),
+    ("a tensor too many is not noticed", "model_arrays.py",
+     "arrays.keys() == set(layout.names)", "arrays.keys() >= set(layout.names)",
+     MODEL + "tensors_missing_or_too_many_are_named[more]"),
+    ("options of any type", "registry.py",
+     "        msgspec.convert(values, fields)\n", "        pass\n",
+     "test_registry.py::test_options_of_strategies_of_a_wrong_type"),
 
     # Inner training
     ("meta-loss on training rows", "rollout.py",

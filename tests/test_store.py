@@ -627,9 +627,20 @@ def test_an_honest_forgery_is_read(tmp_path: Path) -> None:
     assert np.array_equal(found.theta, THETA)
 
 
-def test_an_unknown_name_is_neither_file_nor_shipped() -> None:
-    with pytest.raises(StoreError, match="no file 'nosuch', and unknown shipped weights 'nosuch'"):
-        store.load_weights("nosuch")
+@pytest.mark.parametrize("name", ["nosuch", ""])
+def test_an_unknown_name_is_neither_file_nor_shipped(name: str) -> None:
+    with pytest.raises(StoreError, match=f"no file '{name}', and unknown shipped weights '{name}'"):
+        store.load_weights(name)
+
+
+def test_a_directory_is_no_file_of_weights(tmp_path: Path) -> None:
+    """The weights in it are named, if there are any."""
+    words = f"'{tmp_path}' is a directory, not a file of weights"
+    with pytest.raises(StoreError, match=f"{words}$"):
+        store.load_weights(tmp_path)
+    store.save_weights(tmp_path / "weights.h5", optimizer("adam"), THETA, {})
+    with pytest.raises(StoreError, match=f"{words}; did you mean '{tmp_path / 'weights.h5'}'"):
+        store.load_weights(tmp_path)
 
 
 # Evaluations
@@ -698,7 +709,7 @@ def test_what_is_no_such_file_is_refused_by_name(kind: str, tmp_path: Path) -> N
     number = b'"schema": %d' % store.VERSION
     cases = {
         tmp_path / "none.h5": "No such file",
-        tmp_path: "Is a directory",
+        tmp_path: "[Ii]s a directory",
         plain: "an HDF5 file, but not one of lopt's",
         other: f"expected a {kind} file",
         write(tmp_path / "0.h5", b""): "is empty",

@@ -92,6 +92,7 @@ class Adafactor(Optimizer):
     clip: float = 1.0
 
     core = staticmethod(adafactor_step)
+    hand_made = True
 
     def __post_init__(self) -> None:
         check_positive(

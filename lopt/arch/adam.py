@@ -74,6 +74,7 @@ class Adam(Optimizer):
     total_steps: int = 0
 
     core = staticmethod(adam_step)
+    hand_made = True
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)

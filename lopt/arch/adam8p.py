@@ -71,6 +71,7 @@ class Adam8p(Optimizer):
     exponential_decay: float = 0.0
 
     core = staticmethod(adam8p_step)
+    hand_made = True
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate, epsilon=self.epsilon)

@@ -74,6 +74,8 @@ def lion_step(theta, params, grad, state, loss, is_valid, data, work):
 class OneAccumulator(Optimizer):
     """What the three share: as much state as parameters, zero at first."""
 
+    hand_made = True
+
     def state_size(self, layout: Layout) -> int:
         return layout.size
 

@@ -103,6 +103,7 @@ class Sgd(Optimizer):
     learning_rate: float = 0.1
 
     core = staticmethod(sgd_step)
+    hand_made = True
 
     def __post_init__(self) -> None:
         check_positive(self.name, learning_rate=self.learning_rate)

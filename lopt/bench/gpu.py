@@ -121,7 +121,7 @@ def update_alone(name: str, rate: float) -> Figure:
     start = rng.normals(BIG.size, rng.stream(0), rng.INIT)
     params = {n: device.upload(v, 0) for n, v in BIG.views(start).items()}
     grads = {n: device.upload(v, 0) for n, v in BIG.views(np.float32(0.01) * start).items()}
-    state = opt.init(params)
+    state = opt.init(params, opt.init_theta())
     seconds = wall_seconds(lambda: opt.update(params, grads, state, loss=1.0))
     floor = 4.0 * (2 * opt.state_size(BIG) + 3 * BIG.size) / rate
     unit = 1e9 / BIG.size

@@ -9,9 +9,8 @@ from lopt import rng
 from lopt.arch.adam import adam_step
 from lopt.arch.mlp_optimizer import mlp_optimizer_step
 from lopt.arch.sgd import momentum_step, sgd_step
-from lopt.lanes import kernel, lane, lanes, sync
+from lopt.lanes import has_nonfinite, kernel, lane, lanes, sync
 from lopt.optimizer import OptData
-from lopt.rollout import has_nonfinite
 from lopt.task import TRAIN, TaskData
 from lopt.tasks.mlp import mlp_evaluate
 

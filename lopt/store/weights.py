@@ -11,7 +11,7 @@ import numpy as np
 
 from lopt.errors import LoptError, StoreError, unknown
 from lopt.layout import Layout
-from lopt.optimizer import Optimizer, optimizer
+from lopt.optimizer import Optimizer, State, optimizer
 from lopt.store import container
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
@@ -55,6 +55,15 @@ class Weights:
                 f"{self.path}: {_difference(self.layout, expected, self.architecture)}"
             )
         return opt
+
+    def start(self, params: Mapping[str, np.ndarray], **options: Any) -> tuple[Optimizer, State]:
+        """The optimizer and its state for a model of one's own; from here on `opt.update`.
+
+        Raises:
+            StoreError: as `optimizer`.  OptimizerError, DeviceError: as `lopt.optimizer.Optimizer.init`.
+        """
+        opt = self.optimizer(**options)
+        return opt, opt.init(params, self.theta)
 
 
 def save_weights(
@@ -119,16 +128,17 @@ def load_weights(path: str | Path) -> Weights:
     """Read weights from a file, or by the name of a shipped one, and check that they fit their optimizer.
 
     Raises:
-        StoreError: as `read_weights` and `Weights.optimizer`; no such file and no such name.
+        StoreError: as `read_weights` and `Weights.optimizer`; no such file and no such name; a directory.
     """
-    found = Path(path)
-    if not found.exists() and found.name == str(path) and not found.suffix:
-        names = shipped()
-        if str(path) not in names:
-            raise StoreError(
-                f"no file {str(path)!r}, and {unknown('shipped weights', path, names)}"
-            )
-        found = SHIPPED / f"{path}.h5"
+    text, found, names = str(path), Path(path), shipped()
+    if not found.is_file() and text in names:
+        found = SHIPPED / f"{text}.h5"
+    elif not text or not (found.exists() or found.suffix or found.name != text):
+        raise StoreError(f"no file {text!r}, and {unknown('shipped weights', text, names)}")
+    elif found.is_dir():
+        inside = found / "weights.h5"
+        hint = f"; did you mean {str(inside)!r}?" if inside.is_file() else ""
+        raise StoreError(f"{text!r} is a directory, not a file of weights{hint}")
     weights = read_weights(found)
     weights.optimizer()
     return weights

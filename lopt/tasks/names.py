@@ -31,6 +31,8 @@ def task(family: str, augment: Mapping[str, Any] | None = None, **options: Any) 
     Raises:
         TaskError: unknown name or option, or a value the family refuses; names the nearest valid one.
     """
+    if not isinstance(augment, Mapping | None):
+        raise TaskError(f"augment = {augment!r}, valid: a table of options")
     sampled = _SAMPLED.fullmatch(family)
     if family in TASKS:
         found = family_task(family, **options)

@@ -45,6 +45,11 @@ CASES = {
 }  # fmt: skip
 ESTIMATORS = ("nres", "full", "truncated")
 UPDATES = ("adam", "hierarchical")
+REFUSED = {  # parameters and gradients
+    "gradient": ([1, 1, 1], [0, np.nan, 0]),
+    "parameter": ([1, 1, np.inf], [0, 0, 0]),
+    "too large": ([1, 1, 1], [1, -2e19, 1]),
+}
 
 
 def simulated_entry(evaluate, step):
@@ -149,7 +154,7 @@ def updates(device: str, name: str) -> dict[str, np.ndarray]:
         "b": np.ones(2, np.float32),
     }
     params = {k: there(v) for k, v in start.items()}
-    state = opt.init(params)
+    state = opt.init(params, opt.init_theta())
     for t in range(3):
         grads = {k: there(np.sin(v + np.float32(t))) for k, v in start.items()}
         valid = 0.5 if t == 1 else None
@@ -159,15 +164,17 @@ def updates(device: str, name: str) -> dict[str, np.ndarray]:
     return {f"update/{name}/{k}": v for k, v in found.items()}
 
 
-def refused() -> str:
-    """What is said of a gradient that is not finite; parameters and state stay."""
+def refused(case: str) -> str:
+    """What is said of what cannot be a step; whether parameters and state are as they were."""
     opt, w = lopt.optimizer("adam"), np.ones(3, np.float32)
     state = opt.init({"w": Elsewhere(w)})
-    before = np.array(plain(state.flat))
+    given, before = REFUSED[case], np.array(plain(state.flat))
+    w[:], grad = given[0], np.float32(given[1])
     try:
-        opt.update({"w": Elsewhere(w)}, {"w": Elsewhere(np.float32([0, np.nan, 0]))}, state)
+        opt.update({"w": Elsewhere(w)}, {"w": Elsewhere(grad)}, state)
     except OptimizerError as error:
-        same = (w == 1).all() and (plain(state.flat) == before).all()
+        same = np.array_equal(w, np.float32(given[0]), equal_nan=True)
+        same = same and np.array_equal(plain(state.flat), before)
         return f"{error}; same: {same}"
     return "nothing"
 
@@ -190,7 +197,7 @@ def main(path: str) -> None:
     cuda_device.register_cuda = lambda: None  # the simulator's kernels are not compiled
     cuda_rollout.compiled = functools.cache(simulated_entry)
     cuda_update.compiled = simulated_update
-    found = {"refused": np.array(refused())}
+    found = {f"refused/{case}": np.array(refused(case)) for case in REFUSED}
     for device in ("cpu", "cuda"):
         for case in CASES:
             found |= {f"{device}/{k}": v for k, v in batch(device, case).items()}
