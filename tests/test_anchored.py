@@ -207,6 +207,34 @@ def test_only_a_head_needs_the_loss() -> None:
         Anchored().update(params, grads, Anchored().init(params, Anchored().init_theta()))
 
 
+def test_decay_is_decoupled_and_as_long_as_the_step() -> None:
+    """Without a gradient w <- w (1 - rate scale weight_decay); the gradient's step is what it is without decay."""
+    opt, plain = Anchored(weight_decay=0.5, rate=0.1), Anchored(rate=0.1)
+    start = 2.0 * np.sign(normals(12, 5))  # RMS 2
+    layout, theta = Layout((("w", (4, 3)),)), np.zeros(opt.theta_layout.size)
+    still = Replay(opt, layout, theta, start).step(np.zeros(12))
+    assert still == pytest.approx(start * (1 - 0.1 * 2.0 * 0.5), rel=1e-6)
+    grad = normals(12, 6)
+    with_decay, without = (Replay(o, layout, theta, start).step(grad) for o in (opt, plain))
+    assert with_decay - without == pytest.approx(-0.1 * 2.0 * 0.5 * start, rel=1e-5)
+
+
+def test_validation_losses_are_seen_only_if_asked_for() -> None:
+    """A validation loss far above the training loss moves the step sizes of a head that looks at it, and of no other."""
+    moved = {}
+    for seen in (False, True):
+        opt = Anchored(valid_loss=seen)
+        theta = busy_theta(opt)
+        for told in (False, True):
+            run = Replay(opt, BLOCKS, theta, normals(BLOCKS.size, 5))
+            run.step(normals(BLOCKS.size, 6), loss=1.0)
+            if told:
+                run.step(np.zeros(BLOCKS.size), loss=9.0, is_valid=1)
+            moved[seen, told] = run.step(normals(BLOCKS.size, 7), loss=0.9)
+    assert np.array_equal(moved[False, False], moved[False, True])
+    assert (moved[True, False] != moved[True, True]).any()
+
+
 def step_lengths(opt: Anchored, steps: int) -> list[float]:
     """RMS of the first tensor's steps over its initial RMS."""
     params = normals(MIXED.size, 8)
@@ -282,7 +310,8 @@ def test_sizes_of_the_meta_parameters() -> None:
         ({"lstm_hidden": -2}, "lstm_hidden must be >= 0, got -2"),
         ({"lstm_hidden": 2, "head": False}, "lstm_hidden = 2 is for a head, and head is false"),
         ({"valid_loss": True, "head": False}, "valid_loss = True is for a head, and head is false"),
-        ({"total_steps": -3}, "total_steps must be >= 0, got -3"),
+        ({"total_steps": -3}, r"total_steps must be 0 to 2\^24, got -3"),
+        ({"total_steps": 2**24 + 1}, r"total_steps must be 0 to 2\^24, got 16777217"),
         ({"decay_steps": -4}, "decay_steps must be >= 0, got -4"),
         ({"rate": 0.0}, "rate must be positive, got 0.0"),
         ({"weight_decay": math.nan}, "weight_decay must be >= 0, got nan"),

@@ -20,7 +20,7 @@ from lopt.arch import anchored_head as rate_head
 from lopt.arch import anchored_views as views
 from lopt.arch.orthogonal import columns_of, orthogonal_factor, orthogonal_sizes
 from lopt.arch.per_parameter import BLOCK, KEPT, clear_rows
-from lopt.arch.schedules import falling
+from lopt.arch.schedules import check_total_steps, falling
 from lopt.errors import OptimizerError
 from lopt.lanes import (
     add_row_squares,
@@ -270,9 +270,10 @@ class Anchored(Optimizer):
     core = staticmethod(anchored_step)
 
     def __post_init__(self) -> None:
-        for key in ("hidden", "lstm_hidden", "total_steps", "decay_steps"):
+        for key in ("hidden", "lstm_hidden", "decay_steps"):
             if getattr(self, key) < 0:
                 raise OptimizerError(f"anchored: {key} must be >= 0, got {getattr(self, key)}")
+        check_total_steps("anchored", self.total_steps)
         for key in ("lstm_hidden", "valid_loss"):
             if getattr(self, key) and not self.head:
                 raise OptimizerError(
