@@ -125,7 +125,7 @@ def test_an_idx_folder_is_paired_by_name(tmp_path):
         x = np.full((rows, 2, 2), rows, np.uint8)
         y = np.arange(rows, dtype=np.uint8) % 3
         (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(data_files.idx_bytes(x, 8))
-        packed = gzip.compress(data_files.idx_bytes(y, 8))
+        packed = gzip.compress(data_files.idx_bytes(y, 8), mtime=0)
         (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(packed)
     x, y, source = read(tmp_path)
     assert guess_format(tmp_path) == "idx"
@@ -151,8 +151,8 @@ LABELS = data_files.idx_bytes(np.zeros(9, np.uint8), 8)
         (IMAGES[:2] + b"\x0a" + IMAGES[3:], LABELS, "starts with 00 00 0a 03"),
         (IMAGES[:-1], LABELS, "claims 36 bytes behind its header, but 35 are there"),
         (IMAGES + b"!", LABELS, "claims 36 bytes behind its header, but 37 are there"),
-        (gzip.compress(IMAGES + b"!"), LABELS, "goes on after its last row, 8"),
-        (gzip.compress(IMAGES[:-1]), LABELS, "rows 0..8: ends 1 bytes early, at offset 51"),
+        (gzip.compress(IMAGES + b"!", mtime=0), LABELS, "goes on after its last row, 8"),
+        (gzip.compress(IMAGES[:-1], mtime=0), LABELS, "rows 0..8: ends 1 bytes early, at offset 51"),
         (IMAGES, LABELS + b"!", "labels-idx1-ubyte claims 9 bytes behind its header, but 10"),
         (IMAGES, IMAGES, r"labels-idx1-ubyte has uint8 of shape \(9, 2, 2\): no labels"),
         (IMAGES, data_files.idx_bytes(np.zeros(8, np.uint8), 8), "has 8 labels, .*images-idx3-ubyte has 9"),
@@ -161,7 +161,7 @@ LABELS = data_files.idx_bytes(np.zeros(9, np.uint8), 8)
         # claims of 16 TiB, plain and packed
         (IMAGES[:4] + struct.pack(">3I", 2**32 - 1, 64, 64), LABELS, "claims 17592186040320 bytes behind its header, but 0"),
         (
-            gzip.compress(IMAGES[:4] + struct.pack(">3I", 2**32 - 1, 64, 64)),
+            gzip.compress(IMAGES[:4] + struct.pack(">3I", 2**32 - 1, 64, 64), mtime=0),
             LABELS,
             "of packed data cannot hold them",
         ),
@@ -596,7 +596,12 @@ def test_where_a_piece_ends_does_not_matter(tmp_path, monkeypatch, format, piece
         (b"a b", "words", {"vocabulary": 1}, "vocabulary = 1, nearest valid: 2"),
         (b"a b", "words", {"vocabulary": "x"}, "vocabulary = 'x', expected a whole number"),
         (b"a b", "chars", {"encoding": "zlib"}, "unknown encoding 'zlib'"),
-        (gzip.compress(b"abc" * 99)[:-9], "chars", {}, "t is damaged: Compressed file ended"),
+        (
+            gzip.compress(b"abc" * 99, mtime=0)[:-9],
+            "chars",
+            {},
+            "t is damaged: Compressed file ended",
+        ),
     ],
 )
 def test_bad_texts(tmp_path, content, format, options, message):
