@@ -27,7 +27,7 @@ LAYERS = {
 }  # fmt: skip
 MAY_IMPORT = {
     "mpi4py": {"comm"},
-    "h5py": {"store", "data"},
+    "h5py": {"store", "data", "experiment"},
     "matplotlib": {"plots"},
     "click": {"cli"},
     "numba.cuda": {"cuda_lanes", "cuda_device", "cuda_compiler"},
